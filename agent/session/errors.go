@@ -1,0 +1,66 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of the session table. Match them with errors.Is.
+var (
+	// ErrUnknownKey: no session was ever known for this client key (or it is long forgotten).
+	ErrUnknownKey = errors.New("no session for this client key")
+	// ErrTooMany: a limit on sessions or connections is reached.
+	ErrTooMany = errors.New("too many")
+	// ErrNotFound: no session matches.
+	ErrNotFound = errors.New("no such session")
+)
+
+// EndedError is returned where a session was found, but is over.
+type EndedError struct {
+	ID  ID
+	End End
+}
+
+func (e *EndedError) Error() string {
+	msg := fmt.Sprintf("session %s has ended: %s", e.ID.Short(), e.End.Reason)
+	if e.End.Message != "" {
+		msg += " (" + e.End.Message + ")"
+	}
+	return msg
+}
+
+// Refusal is an error that carries the Reason under which it is logged and counted. Every
+// connection that is not relayed ends in one.
+type Refusal struct {
+	Reason Reason
+	Err    error
+}
+
+func (r *Refusal) Error() string {
+	if r.Err == nil {
+		return string(r.Reason)
+	}
+	return string(r.Reason) + ": " + r.Err.Error()
+}
+
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// Refuse wraps err with the reason it is refused for.
+func Refuse(reason Reason, err error) *Refusal { return &Refusal{Reason: reason, Err: err} }
+
+// ReasonOf digs the reason out of err: of a Refusal, of an EndedError, or ReasonInternal.
+func ReasonOf(err error) Reason {
+	var r *Refusal
+	var e *EndedError
+	switch {
+	case errors.As(err, &r):
+		return r.Reason
+	case errors.As(err, &e):
+		return e.End.Reason
+	case errors.Is(err, ErrUnknownKey):
+		return ReasonUnknownKey
+	case errors.Is(err, ErrTooMany):
+		return ReasonTooMany
+	}
+	return ReasonInternal
+}

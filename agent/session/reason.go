@@ -1,0 +1,42 @@
+package session
+
+// Reason says why a session or a connection ended. The text is shown to users, logged, and
+// used as a metric label, so it comes from this closed list.
+type Reason string
+
+// Why sessions end.
+const (
+	ReasonAbsolute    Reason = "absolute-timeout" // the absolute deadline passed
+	ReasonIdle        Reason = "idle-timeout"     // no activity for the idle timeout
+	ReasonKilled      Reason = "killed"           // an operator's kill
+	ReasonLogout      Reason = "logout"           // the user signed out
+	ReasonProvider    Reason = "provider-revoked" // the identity provider ended it
+	ReasonPolicy      Reason = "policy-denied"    // policy no longer allows it
+	ReasonSuperseded  Reason = "superseded"       // a newer session took its place
+	ReasonWatermark   Reason = "watermark"        // created before a watermark
+	ReasonLost        Reason = "state-lost"       // its kernel state was removed beneath the agent (kill --local)
+	ReasonUnavailable Reason = "enforcement-lost" // it could not be enforced any longer
+)
+
+// Why connections end or are refused, beyond the reasons above.
+const (
+	ReasonClientClosed    Reason = "client-closed"
+	ReasonUpstreamClosed  Reason = "upstream-closed"
+	ReasonServiceLimit    Reason = "service-limit" // the service's own timeout
+	ReasonDrain           Reason = "drain"         // the agent is shutting down
+	ReasonUnknownKey      Reason = "unknown-key"   // no session for this client key
+	ReasonNoCertificate   Reason = "no-client-certificate"
+	ReasonDenied          Reason = "denied"            // policy says no
+	ReasonTooMany         Reason = "too-many"          // a limit is reached
+	ReasonHandshake       Reason = "bad-handshake"     // TLS or preamble error
+	ReasonHandshakeTime   Reason = "handshake-timeout" // too slow
+	ReasonUnknownService  Reason = "unknown-service"   // no service for this SNI
+	ReasonUpstreamRefused Reason = "upstream-refused"  // dial error
+	ReasonUpstreamTimeout Reason = "upstream-timeout"  // dial timeout
+	ReasonRegister        Reason = "register-failed"   // the kernel did not take the sockets
+	ReasonNotTCP          Reason = "not-plain-tcp"     // for example MPTCP, which the gate does not see
+	ReasonBoundAddress    Reason = "address-not-bound" // plain listener: no session is bound to this source
+	ReasonNotReady        Reason = "not-ready"         // the agent does not serve yet
+	ReasonRelayError      Reason = "relay-error"       // an I/O error on either leg
+	ReasonInternal        Reason = "internal-error"    // a bug; see the log
+)

@@ -1,0 +1,47 @@
+package session
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Session is one sign-in of one identity, bound to one client key.
+//
+// Everything but Ended and LastActive is immutable after creation; deadlines only ever get
+// earlier. Values are copied out of the Table, never shared with it; the slices within are
+// not changed by anyone.
+type Session struct {
+	ID       ID       `json:"id"`
+	Identity Identity `json:"identity"`
+	Key      Key      `json:"key"`
+	// Method is how the user signed in: "browser", "device", "token", "control".
+	Method  string    `json:"method"`
+	Created time.Time `json:"created"`
+	// Deadline is the absolute end as wall time, for people; Until is what counts.
+	Deadline time.Time `json:"deadline"`
+	// IdleTimeout ends the session that long after the last activity; zero means never.
+	IdleTimeout time.Duration `json:"idle_timeout,omitzero"`
+	// BindAddrs are source addresses admitted to plain listeners without a client key.
+	BindAddrs []netip.Addr `json:"bind_addrs,omitempty"`
+
+	// Until is the absolute end on this host's CLOCK_BOOTTIME. IdleUntil is the end of the idle
+	// lease, or zero. LastActive is the last activity known.
+	Until      Instant `json:"-"`
+	IdleUntil  Instant `json:"-"`
+	LastActive Instant `json:"-"`
+
+	// Ended is nil while the session lives.
+	Ended *End `json:"ended,omitempty"`
+}
+
+// End says how a session ended. Immutable.
+type End struct {
+	Reason  Reason    `json:"reason"`
+	By      string    `json:"by,omitempty"`      // who: "root@control", an issuer, empty for a timer
+	Message string    `json:"message,omitempty"` // free text of an operator's --reason
+	At      time.Time `json:"at"`
+}
+
+// EndsAt is the instant the session ends if nothing else happens: the earlier of the
+// absolute end and the end of the idle lease.
+func (s *Session) EndsAt() Instant { return Earliest(s.Until, s.IdleUntil) }
