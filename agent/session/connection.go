@@ -52,6 +52,9 @@ type Connection struct {
 	Upstream Socket
 	Opened   time.Time
 	Deadline Instant // the service's own limit on this connection, or zero
+	// Abort closes both legs with a reset (SO_LINGER 0) from user space. It is set by the proxy,
+	// may be called from any goroutine, any number of times, and does not block.
+	Abort func()
 
 	// Activity is what the relay reports while it runs; see Activity.
 	Activity Activity
