@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
 // Reason says why a session or a connection ended. The text is shown to users, logged, and
