@@ -43,7 +43,7 @@ func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 	e.touch(now)
 	t.rescheduleLocked(e, e.nextCheck(now))
 	c.Activity.Wake = func() { t.Touch(c.Session, t.cfg.Clock.Boot()) }
-	c.Activity.Now = t.cfg.Clock.Boot
+	c.Activity.Now = t.cfg.Clock.Coarse
 	return e.number, e.endsAt(), nil
 }
 

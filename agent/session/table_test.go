@@ -20,6 +20,7 @@ type bubbleClock struct {
 }
 
 func (c *bubbleClock) Boot() Instant   { return Instant(time.Hour + time.Since(c.start)) }
+func (c *bubbleClock) Coarse() Instant { return c.Boot() }
 func (c *bubbleClock) Wall() time.Time { return time.Now().Add(c.offset) }
 
 type memoryStore struct {
