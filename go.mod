@@ -2,11 +2,12 @@ module github.com/curfew-proxy/curfew
 
 go 1.26.0
 
+require github.com/coder/websocket v1.8.15
+
 require (
 	cel.dev/cel-go v0.33.2 // indirect
 	github.com/BurntSushi/toml v1.6.0 // indirect
 	github.com/cilium/ebpf v0.22.0 // indirect
-	github.com/coder/websocket v1.8.15 // indirect
 	github.com/coreos/go-oidc/v3 v3.21.0 // indirect
 	github.com/goccy/go-yaml v1.19.2 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect

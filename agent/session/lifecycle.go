@@ -8,17 +8,6 @@ import (
 	"time"
 )
 
-// EndsAt returns when the session ends as of now; false if it has ended or is not known.
-func (t *Table) EndsAt(id ID) (Instant, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e := t.byID[id]
-	if e == nil || e.ended != nil {
-		return 0, false
-	}
-	return e.endsAt(), true
-}
-
 // Attach adds a live connection to its session and returns the number by which the kernel knows
 // the session, and when the session ends as of now. The connection counts as activity. Returns an
 // *EndedError, ErrNotFound or ErrTooMany; the connection is not attached then.

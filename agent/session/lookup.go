@@ -21,6 +21,17 @@ func (t *Table) ByKey(k Key) (Session, error) {
 	return t.aliveLocked(e)
 }
 
+// ByID returns the live session of this id. Returns ErrNotFound, or an *EndedError.
+func (t *Table) ByID(id ID) (Session, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byID[id]
+	if e == nil {
+		return Session{}, ErrNotFound
+	}
+	return t.aliveLocked(e)
+}
+
 // ByAddr returns the live session that the source address is bound to; the newest if there are
 // several. Returns ErrUnknownKey if there is none.
 func (t *Table) ByAddr(a netip.Addr) (Session, error) {

@@ -26,7 +26,7 @@ type TableConfig struct {
 	Alarm Alarm // optional: default is a TimerAlarm
 	Store Store // optional: without it nothing outlives the process
 	// OnEnd is called once for each session that ends, with the connections it had; OnMove when the
-	// end of a session with live connections has moved: ask EndsAt for the instant, since calls may
+	// end of a session with live connections has moved: ask ByID for the instant, since calls may
 	// overtake each other. Both are called without the lock, from the goroutine that caused it,
 	// and must not block.
 	OnEnd  func(Ending)
