@@ -33,40 +33,40 @@ const (
 // lifetime of a self-made certificate: clients pin its key, so that age adds no safety.
 const lifetime = 20 * 365 * 24 * time.Hour
 
-// Source hands out the certificate; Reload replaces it. Safe for concurrent use.
-type Source struct {
-	certFile, keyFile string
-	current           atomic.Pointer[tls.Certificate]
-}
+// Source hands out the certificate; Set replaces it. The zero Source has none. Safe for concurrent use.
+type Source struct{ current atomic.Pointer[tls.Certificate] }
 
-// FromFiles loads the operator's certificate and key (PEM).
-func FromFiles(certFile, keyFile string) (*Source, error) {
-	s := &Source{certFile: certFile, keyFile: keyFile}
-	return s, s.Reload()
+// Set takes a certificate chain and its key (PEM); on an error the certificate in use stays.
+func (s *Source) Set(certPEM, keyPEM []byte) error {
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return fmt.Errorf("certificate and key: %w", err)
+	}
+	s.current.Store(&cert)
+	return nil
 }
 
 // SelfMade loads the certificate in dir, and makes it if there is none. Hosts are the names and addresses
 // that clients may check; they pin the key, so the list need not be complete.
 func SelfMade(dir string, hosts []string) (*Source, error) {
-	s := &Source{certFile: filepath.Join(dir, CertFile), keyFile: filepath.Join(dir, KeyFile)}
-	_, err := os.Stat(s.keyFile)
+	certFile, keyFile := filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile)
+	_, err := os.Stat(keyFile)
 	if errors.Is(err, os.ErrNotExist) {
-		err = s.create(hosts)
+		err = create(certFile, keyFile, hosts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("self-made certificate: %w", err)
 	}
-	return s, s.Reload()
-}
-
-// Reload reads the files again; on an error the certificate in use stays.
-func (s *Source) Reload() error {
-	cert, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
-	if err != nil {
-		return fmt.Errorf("load certificate %s and key %s: %w", s.certFile, s.keyFile, err)
+	certPEM, err1 := os.ReadFile(certFile)
+	keyPEM, err2 := os.ReadFile(keyFile)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("self-made certificate: %w", err)
 	}
-	s.current.Store(&cert)
-	return nil
+	s := &Source{}
+	if err := s.Set(certPEM, keyPEM); err != nil {
+		return nil, fmt.Errorf("self-made certificate %s: %w; move it and %s away to have a new one made", certFile, err, keyFile)
+	}
+	return s, nil
 }
 
 // Get is for tls.Config.GetCertificate.
@@ -84,7 +84,7 @@ func (s *Source) PEM() []byte {
 	return out
 }
 
-func (s *Source) create(hosts []string) error {
+func create(certFile, keyFile string, hosts []string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -97,10 +97,10 @@ func (s *Source) create(hosts []string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(s.certFile, "CERTIFICATE", der, 0o644); err != nil {
+	if err := writeFile(certFile, "CERTIFICATE", der, 0o644); err != nil {
 		return err
 	}
-	return writeFile(s.keyFile, "PRIVATE KEY", keyDER, 0o600) // last: its presence means that both are there
+	return writeFile(keyFile, "PRIVATE KEY", keyDER, 0o600) // last: its presence means that both are there
 }
 
 func template(hosts []string) *x509.Certificate {

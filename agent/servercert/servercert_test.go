@@ -39,20 +39,29 @@ func TestSelfMadeIsKept(t *testing.T) {
 	}
 }
 
-func TestReloadKeepsWhatWorks(t *testing.T) {
-	dir := t.TempDir()
-	s, err := SelfMade(dir, []string{"a"})
+func TestSetKeepsWhatWorks(t *testing.T) {
+	s, err := SelfMade(t.TempDir(), []string{"a"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := s.Leaf()
-	if err := os.WriteFile(filepath.Join(dir, CertFile), []byte("broken"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Reload(); err == nil || !strings.Contains(err.Error(), CertFile) {
-		t.Errorf("a broken certificate: %v", err)
+	if err := s.Set([]byte("broken"), []byte("broken")); err == nil {
+		t.Error("a broken certificate was taken")
 	}
 	if s.Leaf() != before {
 		t.Error("the certificate in use was lost")
+	}
+}
+
+func TestBrokenFileNamesWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := SelfMade(dir, []string{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, CertFile), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SelfMade(dir, nil); err == nil || !strings.Contains(err.Error(), "move it and") {
+		t.Errorf("a broken certificate file: %v", err)
 	}
 }

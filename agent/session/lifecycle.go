@@ -4,7 +4,9 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -75,30 +77,61 @@ func (t *Table) Touch(id ID, at Instant) {
 	t.saveSoon(s)
 }
 
-// End ends one session. Its OnEnd has been called, and the end is durable, when it returns.
-// Returns ErrNotFound, an *EndedError if it had ended already, or the store's error: then it has
-// ended nevertheless, but might be forgotten in a restart.
+// End ends one session, as EndAll does. Returns ErrNotFound, or an *EndedError if it had ended already.
 func (t *Table) End(id ID, end End) (Ending, error) {
+	endings, err := t.EndAll([]ID{id}, end)
+	if len(endings) == 1 {
+		return endings[0], err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.byID[id]; e != nil && e.ended != nil {
+		return Ending{}, &EndedError{ID: id, End: *e.ended}
+	}
+	return Ending{}, ErrNotFound
+}
+
+// savers is how many ends are made durable at a time; the store shares its fsync among them.
+const savers = 64
+
+// EndAll ends those of the sessions that live, and returns them. OnEnd has been called for all of
+// them before the first is made durable; all are when it returns. With an error of the store they have
+// ended nevertheless, but some might be forgotten in a restart.
+func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 	if end.At.IsZero() {
 		end.At = t.cfg.Clock.Wall()
 	}
-	t.mu.Lock()
-	e := t.byID[id]
-	if e == nil {
+	var endings []Ending
+	for _, id := range ids {
+		t.mu.Lock()
+		e := t.byID[id]
+		if e == nil || e.ended != nil {
+			t.mu.Unlock()
+			continue
+		}
+		ending := t.endLocked(e, end)
 		t.mu.Unlock()
-		return Ending{}, ErrNotFound
+		t.ended(ending)
+		endings = append(endings, ending)
 	}
-	if e.ended != nil {
-		t.mu.Unlock()
-		return Ending{}, &EndedError{ID: id, End: *e.ended}
+	return endings, t.saveAll(endings)
+}
+
+func (t *Table) saveAll(endings []Ending) error {
+	errs := make([]error, len(endings))
+	slots := make(chan struct{}, savers)
+	var wg sync.WaitGroup
+	for i, e := range endings {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := t.save(e.Session); err != nil {
+				errs[i] = fmt.Errorf("end session %s: %w", e.Session.ID.Short(), err)
+			}
+		})
 	}
-	ending := t.endLocked(e, end)
-	t.mu.Unlock()
-	t.ended(ending)
-	if err := t.save(ending.Session); err != nil {
-		return ending, fmt.Errorf("end session %s: %w", id.Short(), err)
-	}
-	return ending, nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Run fires deadlines until ctx is done, and returns nil then.
