@@ -30,7 +30,7 @@ type gate struct {
 	limits func(service string) (maxDuration time.Duration, both bool)
 	closed func(c *session.Connection, reason session.Reason, err error, ended *session.End)
 
-	log    *slog.Logger
+	log *slog.Logger
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission

@@ -34,7 +34,9 @@ const (
 const lifetime = 20 * 365 * 24 * time.Hour
 
 // Source hands out the certificate; Set replaces it. The zero Source has none. Safe for concurrent use.
-type Source struct{ current atomic.Pointer[tls.Certificate] }
+type Source struct {
+	current atomic.Pointer[tls.Certificate]
+}
 
 // Set takes a certificate chain and its key (PEM); on an error the certificate in use stays.
 func (s *Source) Set(certPEM, keyPEM []byte) error {
