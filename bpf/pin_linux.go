@@ -13,17 +13,31 @@ import (
 
 const bpffsPath = "/sys/fs/bpf"
 
-// bpffs finds the BPF file system. `ip netns exec` hides it beneath a fresh /sys: then the one
-// that process 1 sees is used. If there is none at all it is mounted, if mount is set.
-func bpffs(mount bool) (string, error) {
+// findBPFFS finds the BPF file system. `ip netns exec` hides it beneath a fresh /sys: then the one
+// that process 1 sees is used.
+func findBPFFS() (string, error) {
 	for _, dir := range []string{bpffsPath, "/proc/1/root" + bpffsPath} {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.BPF_FS_MAGIC {
 			return dir, nil
 		}
 	}
-	if !mount {
-		return "", fmt.Errorf("no bpffs at %s: %w", bpffsPath, os.ErrNotExist)
+	return "", fmt.Errorf("no bpffs at %s: %w", bpffsPath, os.ErrNotExist)
+}
+
+// needBPFFS finds the BPF file system or mounts it. Two agents that start at once must not mount
+// it over each other, which would hide the pins of one.
+func needBPFFS() (string, error) {
+	lock, err := os.Open(filepath.Dir(bpffsPath))
+	if err != nil {
+		return "", fmt.Errorf("mount bpffs: %w (hint: mount sysfs)", err)
+	}
+	defer func() { _ = lock.Close() }() // read only; drops the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("mount bpffs: lock: %w", err)
+	}
+	if dir, err := findBPFFS(); err == nil {
+		return dir, nil
 	}
 	if err := unix.Mount("bpf", bpffsPath, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
 		return "", fmt.Errorf("mount bpffs: %w (hint: mount -t bpf bpf %s)", err, bpffsPath)
@@ -40,7 +54,7 @@ type pinDir struct {
 
 // takePinDir makes (or finds) and locks the directory of an instance.
 func takePinDir(instance string) (*pinDir, error) {
-	root, err := bpffs(true)
+	root, err := needBPFFS()
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +122,11 @@ func (d *pinDir) recoverStale(instance string) error {
 		return err
 	}
 	defer func() { _ = old.Close() }() // descriptors only; the pins are removed below
+	// First with a reset, so that peers learn of it; then again what a proxy that was still alive
+	// may have opened before it was killed.
+	if _, err := old.EndAll(); err != nil {
+		return err
+	}
 	if err := old.killProcesses(); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type PinnedReport struct {
 
 // Instances lists the names of the instances that have pins on this host.
 func Instances() ([]string, error) {
-	root, err := bpffs(false)
+	root, err := findBPFFS()
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func OpenPinned(instance string) (*Pinned, error) {
 	if err := (&Config{Instance: instance}).Validate(); err != nil {
 		return nil, err
 	}
-	root, err := bpffs(false)
+	root, err := findBPFFS()
 	if err != nil {
 		return nil, err
 	}
