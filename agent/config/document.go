@@ -24,10 +24,14 @@ type document struct {
 	problems Problems
 }
 
-func newDocument(file string, text []byte) *document {
+// lineBreaks turns all that YAML takes for the end of a line into one thing, so that lines are
+// counted in one way.
+var lineBreaks = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+
+func newDocument(file string, text string) *document {
 	return &document{
 		file:   file,
-		lines:  strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n"),
+		lines:  strings.Split(lineBreaks.Replace(text), "\n"),
 		keys:   map[string]*token.Token{},
 		values: map[string]ast.Node{},
 		bad:    map[string]bool{},
@@ -36,9 +40,9 @@ func newDocument(file string, text []byte) *document {
 	}
 }
 
-// parse returns the top of the one YAML document in text, or nil with a problem noted.
-func (d *document) parse(text []byte) ast.Node {
-	f, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey()) // decode finds duplicates, all of them
+// parse returns the top of the one YAML document in the file, or nil with a problem noted.
+func (d *document) parse() ast.Node {
+	f, err := parser.ParseBytes([]byte(strings.Join(d.lines, "\n")), 0, parser.AllowDuplicateMapKey()) // decode finds duplicates, all of them
 	if err != nil {
 		var syntax yaml.Error
 		p := &Problem{Message: err.Error()}

@@ -4,7 +4,6 @@ package config
 
 import (
 	"errors"
-	"strings"
 	"testing"
 )
 
@@ -29,7 +28,7 @@ func FuzzParse(f *testing.F) {
 		if c != nil || !errors.As(err, &ps) || len(ps) == 0 {
 			t.Fatalf("%v, %#v", c, err)
 		}
-		lines := strings.Split(string(text), "\n")
+		lines := newDocument("", string(text)).lines
 		for _, p := range ps {
 			if p.Message == "" || p.Line < 0 || p.Line > len(lines)+1 || p.Line > 0 && p.Column < 1 {
 				t.Fatalf("%+v in a file of %d lines", p, len(lines))

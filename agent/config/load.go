@@ -82,9 +82,9 @@ func reason(err error) error {
 
 // parse is Load without the file system, but for the files that the configuration names.
 func parse(path, dir string, text []byte, hooks Hooks) (*Config, error) {
-	d := newDocument(path, text)
+	d := newDocument(path, string(text))
 	c := Default()
-	top := d.parse(text)
+	top := d.parse()
 	if top == nil {
 		return nil, d.problems.sorted()
 	}
@@ -105,7 +105,7 @@ func parse(path, dir string, text []byte, hooks Hooks) (*Config, error) {
 // other keys is filled in first. Its error is Problems.
 func (c *Config) Validate(hooks Hooks) error {
 	c.complete()
-	d := newDocument("", nil)
+	d := newDocument("", "")
 	d.validate(c, hooks)
 	return d.problems.sorted()
 }
