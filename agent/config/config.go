@@ -85,7 +85,7 @@ type Provider struct {
 	Issuer           string   `yaml:"issuer" required:"true"` // https URL, exactly as the provider says it
 	ClientID         string   `yaml:"client_id" required:"true"`
 	ClientSecretFile string   `yaml:"client_secret_file"` // none: a public client, with PKCE alone
-	Scopes           []string `yaml:"scopes"`
+	Scopes           []string `yaml:"scopes"`             // beside openid
 	GroupsClaim      string   `yaml:"groups_claim" required:"true"`
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
 }
@@ -109,6 +109,9 @@ type Service struct {
 	DialTimeout     time.Duration `yaml:"dial_timeout" min:"10ms"`
 	MaxConnections  int           `yaml:"max_connections"` // 0: no limit but the sessions'
 	TLSMin          TLSVersion    `yaml:"tls_min" required:"true"`
+	ALPN            []string      `yaml:"alpn"` // protocols that clients may negotiate beside the service's own
+	// AllowCancel forwards PostgreSQL's cancel requests, which old clients send without TLS.
+	AllowCancel bool `yaml:"allow_cancel"`
 }
 
 // Protocols of services.

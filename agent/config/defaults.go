@@ -38,7 +38,7 @@ func Default() *Config {
 }
 
 func (p *Provider) setDefaults() {
-	p.Scopes = []string{"openid", "profile", "email"}
+	p.Scopes = []string{"profile", "email"}
 	p.GroupsClaim = "groups"
 }
 

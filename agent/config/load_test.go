@@ -115,7 +115,7 @@ services:
 	if s.UpstreamTLS == nil || s.TLSMin != tls.VersionTLS12 || s.AbsoluteTimeout != 90*time.Minute || !s.ProxyProtocol || s.IdleCounts != IdleCountsBoth || s.Allow != "true\n" {
 		t.Errorf("%+v", s)
 	}
-	if p := c.Providers[0]; p.GroupsClaim != "groups" || len(p.Scopes) != 3 {
+	if p := c.Providers[0]; p.GroupsClaim != "groups" || len(p.Scopes) != 2 {
 		t.Errorf("%+v", p)
 	}
 }
@@ -177,7 +177,8 @@ var mistakes = map[string]struct {
 	"long socket":        {minimal + "control_socket: /" + strings.Repeat("x", 107) + "\n", []string{`6:17: control_socket: the path has 108 bytes`}},
 	"cleartext issuer": {minimal + "providers: [{name: a, issuer: 'http://idp', client_id: x}]\n",
 		[]string{`6:31: providers[0].issuer: "http://idp" is not safe`}},
-	"scopes": {minimal + "providers: [{name: a, issuer: 'http://[::1]:1', client_id: x, scopes: [email]}]\n", []string{`providers[0].scopes: without "openid"`}},
+	"name of a provider": {minimal + "providers: [{name: Corp, issuer: 'http://[::1]:1', client_id: x}]\n", []string{`6:20: providers[0].name: "Corp" cannot be a name`}},
+	"cancel":             {minimal + "    allow_cancel: true\n", []string{`6:5: services[0].allow_cancel: only PostgreSQL has cancel requests`}},
 	"missing file": {minimal + "providers: [{name: a, issuer: 'https://idp', client_id: x, client_secret_file: nope}]\n",
 		[]string{`6:80: providers[0].client_secret_file: `}},
 	"policy":               {strings.Replace(minimal, "'true'", "a && BAD", 1), []string{`5:17: services[0].allow: bad`}},

@@ -15,6 +15,9 @@ import (
 // maxSocketPath is what fits into a sockaddr_un with its terminating zero, in bytes.
 const maxSocketPath = 107
 
+// maxProviderName keeps a provider's name short: it is part of URLs.
+const maxProviderName = 32
+
 // validate notes everything that is wrong with c beyond the types.
 func (d *document) validate(c *Config, hooks Hooks) {
 	d.checkTags("", reflect.ValueOf(c).Elem())
@@ -138,13 +141,11 @@ func (d *document) checkNode(c *Config) {
 func (d *document) checkProviders(ps []Provider) {
 	for i, p := range ps {
 		key := fmt.Sprintf("providers[%d]", i)
-		if p.Name != "" && !isLabel(p.Name) {
-			d.wrong(key+".name", fmt.Sprintf("%q cannot be a name", p.Name), labelHint)
+		if p.Name != "" && (!isLabel(p.Name) || len(p.Name) > maxProviderName) {
+			d.wrong(key+".name", fmt.Sprintf("%q cannot be a name", p.Name),
+				fmt.Sprintf("use up to %d lower-case letters, digits and hyphens", maxProviderName))
 		}
 		d.checkIssuer(key+".issuer", p.Issuer)
-		if len(p.Scopes) > 0 && !slices.Contains(p.Scopes, "openid") {
-			d.wrong(key+".scopes", `without "openid" the provider does not say who signed in`, "add openid")
-		}
 	}
 	d.checkUnique("providers", "provider", len(ps), func(i int) string { return ps[i].Name })
 }
@@ -159,6 +160,9 @@ func (d *document) checkService(key string, s *Service, c *Config, hooks Hooks) 
 	}
 	if u := s.UpstreamTLS; u != nil && (u.Certificate == "") != (u.Key == "") {
 		d.wrongKey(key+".upstream_tls", "a certificate needs its key, and a key its certificate", "give both or none")
+	}
+	if s.AllowCancel && s.Protocol != ProtocolPostgres {
+		d.wrongKey(key+".allow_cancel", "only PostgreSQL has cancel requests", "say protocol: postgres, or delete the line")
 	}
 	if s.Allow != "" {
 		d.checkPolicy(key+".allow", hooks.Compile(s.Allow))
