@@ -152,7 +152,7 @@ func TestRunTimeErrorsDeny(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = set.Authorize(*tc.sess, "db", netip.MustParseAddr("10.0.0.1"))
+			err = set.Authorize(*tc.sess, "db", netip.MustParseAddrPort("10.0.0.1:99"))
 			if session.ReasonOf(err) != session.ReasonDenied {
 				t.Errorf("Authorize = %v, want denied", err)
 			}
@@ -169,7 +169,7 @@ func TestSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	for service, allowed := range map[string]bool{"db": true, "vault": false, "unknown": false, "": false} {
-		err := set.Authorize(*alice(), service, netip.MustParseAddr("fe80::1%eth0"))
+		err := set.Authorize(*alice(), service, netip.MustParseAddrPort("[fe80::1%eth0]:99"))
 		var refusal *session.Refusal
 		if allowed != (err == nil) || !allowed && (!errors.As(err, &refusal) || refusal.Reason != session.ReasonDenied) {
 			t.Errorf("Authorize(%q) = %v, want allowed %v", service, err, allowed)

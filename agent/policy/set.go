@@ -45,12 +45,12 @@ func NewSet(exprs map[string]string, now func() time.Time) (*Set, error) {
 // Authorize returns nil if the policy of service allows the session to be used from source, and
 // a *session.Refusal with ReasonDenied in every other case, also when the policy cannot be
 // evaluated.
-func (s *Set) Authorize(sess session.Session, service string, source netip.Addr) error {
+func (s *Set) Authorize(sess session.Session, service string, source netip.AddrPort) error {
 	p := s.programs[service]
 	if p == nil {
 		return session.Refuse(session.ReasonDenied, errNoPolicy)
 	}
-	ok, err := p.Allow(Input{Session: &sess, Service: service, Source: source, Now: s.now()})
+	ok, err := p.Allow(Input{Session: &sess, Service: service, Source: source.Addr(), Now: s.now()})
 	switch {
 	case err != nil:
 		return session.Refuse(session.ReasonDenied, fmt.Errorf("policy of service %q: %w", service, err))
