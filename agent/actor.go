@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package agent
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -21,7 +22,6 @@ type actor struct {
 	table      *session.Table
 	terminator *terminator
 	clock      session.Clock
-	log        *slog.Logger
 	observe    *observer
 	gateway    func() string // host:port that clients use
 	ca         func() []byte // PEM

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package agent
 
 import (
@@ -34,6 +36,7 @@ type gate struct {
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission
+	reasons    map[*session.Connection]session.Reason // why single connections are being cut
 }
 
 // admission is a session's entry in the kernel. Its lock is held across BPF system calls of a few
@@ -69,9 +72,12 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 	}
 	if err := g.admit(number, c, client, upstream); err != nil {
 		g.table.Detach(c)
+		if errors.Is(err, bpf.ErrGone) {
+			g.lost(c.Session)
+		}
 		return nil, refusal(err)
 	}
-	return func(reason session.Reason, err error) { g.release(c, reason, err) }, nil
+	return func(reason session.Reason, err error) { g.release(c, number, reason, err) }, nil
 }
 
 // refusal keeps the reason of a session that has ended, and makes everything else a failed register.
@@ -120,11 +126,47 @@ func (g *gate) admit(number uint64, c *session.Connection, client, upstream *net
 var errEndedMeanwhile = errors.New("the session ended meanwhile")
 
 // release is called when both sockets are closed.
-func (g *gate) release(c *session.Connection, reason session.Reason, err error) {
+func (g *gate) release(c *session.Connection, number uint64, reason session.Reason, err error) {
 	ended, _ := g.table.Detach(c)
 	g.untag(c.Client)
 	g.untag(c.Upstream)
+	g.mu.Lock()
+	if why, ok := g.reasons[c]; ok {
+		reason = why
+		delete(g.reasons, c)
+	}
+	g.mu.Unlock()
+	if reason == session.ReasonDestroyed && ended == nil {
+		ended = g.endedBeneath(c, number)
+	}
 	g.closed(c, reason, err, ended)
+}
+
+// because notes why a single connection is about to be cut.
+func (g *gate) because(c *session.Connection, reason session.Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.reasons == nil {
+		g.reasons = map[*session.Connection]session.Reason{}
+	}
+	g.reasons[c] = reason
+}
+
+// endedBeneath finds out whether a socket was destroyed because somebody ended its session without
+// asking us: then its entry in the kernel is gone. The session ends here too.
+func (g *gate) endedBeneath(c *session.Connection, number uint64) *session.End {
+	if g.kernel == nil {
+		return nil
+	}
+	if _, err := g.kernel.Dropped(number); !errors.Is(err, bpf.ErrGone) {
+		return nil
+	}
+	g.lost(c.Session)
+	var over *session.EndedError
+	if _, err := g.table.ByID(c.Session); errors.As(err, &over) {
+		return &over.End
+	}
+	return nil
 }
 
 // move brings a session's new end into the kernel. An error that says the entry is gone means

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package agent
 
 import (
@@ -31,7 +33,6 @@ func (o *observer) publish(e api.Event) {
 func (o *observer) created(s session.Session, by string) {
 	o.log.Info("session created", "session", s.ID, "subject", s.Identity.Subject, "issuer", s.Identity.Issuer,
 		"method", s.Method, "deadline", s.Deadline, "idle_timeout", s.IdleTimeout, "by", by)
-	o.metrics.SessionCreated(s.Method)
 	o.publish(api.Event{Type: api.EventSessionCreated, Session: s.ID, Subject: s.Identity.Subject, By: by, Detail: s.Method})
 }
 
@@ -48,7 +49,7 @@ func (o *observer) Refused(r proxy.Refused) {
 		attrs = append(attrs, "error", r.Err)
 	}
 	o.log.Warn("connection refused", attrs...)
-	o.metrics.ConnectionRefused(r.Service, r.Reason)
+	o.metrics.Refused(r.Service, r.Reason)
 	o.publish(e)
 }
 
@@ -84,14 +85,32 @@ func (o *observer) closed(c *session.Connection, reason session.Reason, err erro
 func (o *observer) ended(out outcome) {
 	s := out.Ending.Session
 	attrs := []any{"session", s.ID, "subject", s.Identity.Subject, "reason", s.Ended.Reason, "by", s.Ended.By, "connections", len(out.Ending.Conns),
-		"verified", out.Verified, "took", out.Took, "late", out.Late, "layers", out.Layers, "dropped_packets", out.Dropped}
+		"verified", out.Verified, "took", out.Took, "late", out.Late, "layers", out.Layers, "dropped_packets", out.Dropped.Packets}
 	level := slog.LevelInfo
 	if out.Err != nil {
 		level = slog.LevelError
 		attrs = append(attrs, "error", out.Err)
 	}
 	o.log.Log(context.Background(), level, "session ended", attrs...)
-	o.metrics.SessionEnded(s.Ended.Reason, out.Took, out.Late)
+	o.metrics.SessionEnded(s.Ended.Reason)
+	if s.Ended.Reason.Timeout() {
+		o.metrics.DeadlineLate(out.Late)
+	}
+	destroyed, left := 0, 0
+	for _, what := range out.Result {
+		switch what {
+		case api.OutcomeDestroyed:
+			destroyed++
+		case api.OutcomeLeft:
+			left++
+		}
+	}
+	if len(out.Layers) > 0 {
+		o.metrics.Destroyed(out.Layers[len(out.Layers)-1], 2*destroyed)
+	}
+	if !s.Ended.Reason.Timeout() {
+		o.metrics.Killed(out.Took, left)
+	}
 	o.publish(api.Event{Type: api.EventSessionEnded, Session: s.ID, Subject: s.Identity.Subject, Reason: s.Ended.Reason, By: s.Ended.By,
 		Detail: fmt.Sprintf("%d connections, verified %t, took %v", len(out.Ending.Conns), out.Verified, out.Took)})
 }
@@ -105,4 +124,10 @@ func (o *observer) killed(req api.KillRequest, r api.KillResult, by string, err 
 	}
 	o.log.Log(context.Background(), level, "kill", attrs...)
 	o.publish(api.Event{Type: api.EventKill, By: by, Detail: fmt.Sprintf("%d sessions, %d connections destroyed, %d left", len(r.Sessions), r.Destroyed, r.Left)})
+}
+
+// storeFailed reports that what can wait was not written to the session file.
+func (o *observer) storeFailed(err error) {
+	o.log.Error("session file not written; it is tried again", "error", err, "hint", "is the disk full?")
+	o.metrics.StoreError("flush")
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package agent
 
 import (
@@ -11,7 +13,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/enforcer"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/bpf"
 )
 
 // killers is how many endings are worked on at once: while the enforcer destroys the sockets of one,
@@ -25,7 +30,7 @@ type terminator struct {
 	clock session.Clock
 	// destroy asks the enforcer to destroy sockets of a session and to look for what is left
 	// (layer 1). Nil: enforcement in user space.
-	destroy func(ctx context.Context, number uint64, sockets []session.Socket) (destroyed, error)
+	destroy func(ctx context.Context, number uint64, sockets []session.Socket) (enforcer.Report, error)
 	report  func(outcome)
 
 	mu      sync.Mutex
@@ -34,29 +39,24 @@ type terminator struct {
 	pending map[uint64]*termination
 }
 
-// destroyed is what became of sockets, by cookie.
-type destroyed struct {
-	Destroyed, Gone, Left map[uint64]bool
-}
-
 // termination is the end of one session on its way.
 type termination struct {
 	session.Ending
-	shut    time.Duration // from the deadline, or the call, to the gate being shut
-	began   session.Instant
-	done    chan struct{} // closed when outcome is set
+	began   session.Instant // the deadline, or the call
+	done    chan struct{}   // closed when outcome is set
 	outcome outcome
 }
 
 // outcome is the proof of an end.
 type outcome struct {
 	Ending   session.Ending
-	Result   map[*session.Connection]string // one of the outcomes below
-	Verified bool                           // the sockets were listed afterwards and none was left
-	Took     time.Duration                  // from the end to verified
-	Late     time.Duration                  // from the deadline to the gate being shut, for timeouts
-	Dropped  uint64                         // packets that the gate dropped
-	Layers   []string
+	Result   map[*session.Connection]string // api.Outcome... of each connection
+	Verified bool                           // the sockets were looked for afterwards and none was left
+	Shut     session.Instant                // no payload passed from then on at the latest
+	Late     time.Duration                  // from the deadline, or the call, to Shut
+	Took     time.Duration                  // from the deadline, or the call, to verified
+	Dropped  bpf.Dropped                    // by the gate, up to Shut
+	Layers   []string                       // that took part
 	Err      error
 }
 
@@ -66,15 +66,15 @@ func newTerminator(g *gate, clock session.Clock) *terminator {
 
 // ended is session.TableConfig.OnEnd: it shuts the gate now and leaves the rest to Run.
 func (t *terminator) ended(e session.Ending) {
-	began := t.clock.Boot()
-	job := &termination{Ending: e, began: began, done: make(chan struct{})}
-	if err := t.gate.shut(e.Number); err != nil {
-		job.outcome.Err = fmt.Errorf("shut the gate: %w", err)
-	}
-	if r := e.Session.Ended.Reason; r == session.ReasonAbsolute || r == session.ReasonIdle {
+	job := &termination{Ending: e, began: t.clock.Boot(), done: make(chan struct{})}
+	if e.Session.Ended.Reason.Timeout() {
 		job.began = e.Session.EndsAt()
-		job.shut = t.clock.Boot().Sub(job.began)
 	}
+	out := &job.outcome
+	out.Ending = e
+	out.Dropped, out.Err = t.gate.shut(e.Number)
+	out.Shut = t.clock.Boot()
+	out.Late = out.Shut.Sub(job.began)
 	t.mu.Lock()
 	t.queue = append(t.queue, job)
 	t.pending[e.Number] = job
@@ -147,33 +147,88 @@ const lingering = time.Minute
 
 func (t *terminator) carryOut(ctx context.Context, job *termination) {
 	out := &job.outcome
-	out.Ending = job.Ending
-	out.Late = job.shut
 	if t.destroy == nil {
 		t.abort(job)
 	} else {
 		t.destroyAll(ctx, job)
 	}
 	out.Took = t.clock.Boot().Sub(job.began)
-	packets, _, err := t.gate.forget(job.Number)
-	out.Dropped = packets
-	out.Err = errors.Join(out.Err, err)
 	t.report(*out)
 	close(job.done)
 	time.AfterFunc(lingering, func() {
 		t.mu.Lock()
+		defer t.mu.Unlock()
 		delete(t.pending, job.Number)
-		t.mu.Unlock()
 	})
 }
 
-// abort is enforcement in user space: resets, unproven.
+// destroyAll has both sockets of every connection destroyed, and notes what became of them. The
+// gate is shut, so that no connection has been tagged since and the sockets are all there.
+func (t *terminator) destroyAll(ctx context.Context, job *termination) {
+	out := &job.outcome
+	out.Layers = []string{"gate"}
+	var sockets []session.Socket
+	var owners []*session.Connection
+	for _, c := range job.Conns {
+		for _, sock := range []session.Socket{c.Client, c.Upstream} {
+			if sock.Cookie != 0 { // else it was refused before it was tagged
+				sockets, owners = append(sockets, sock), append(owners, c)
+			}
+		}
+	}
+	if len(sockets) == 0 {
+		out.Verified = true
+		return
+	}
+	report, err := t.destroy(ctx, job.Number, sockets)
+	if err != nil {
+		out.Err = errors.Join(out.Err, err)
+		t.abort(job) // what user space can do; the sweep does the rest
+		return
+	}
+	out.Layers = append(out.Layers, "destroy")
+	out.Verified = report.Complete()
+	out.Result = perConnection(owners, report.Outcomes)
+}
+
+// cut ends one connection of a session that goes on.
+func (t *terminator) cut(ctx context.Context, c *session.Connection) error {
+	if t.destroy == nil {
+		c.Abort()
+		return nil
+	}
+	report, err := t.destroy(ctx, 0, []session.Socket{c.Client, c.Upstream})
+	if err != nil || !report.Complete() {
+		c.Abort() // what user space can do
+		return errors.Join(err, fmt.Errorf("sockets are left: %v", report.Outcomes))
+	}
+	return nil
+}
+
+// perConnection sums up the outcomes of two sockets: one that is left counts most, one that was
+// destroyed more than one that was gone.
+func perConnection(owners []*session.Connection, outcomes []bpf.Outcome) map[*session.Connection]string {
+	result := make(map[*session.Connection]string, len(owners)/2)
+	for i, c := range owners {
+		switch have := result[c]; {
+		case outcomes[i] != bpf.Destroyed && outcomes[i] != bpf.Gone:
+			result[c] = api.OutcomeLeft
+		case outcomes[i] == bpf.Destroyed && have != api.OutcomeLeft:
+			result[c] = api.OutcomeDestroyed
+		case have == "":
+			result[c] = api.OutcomeGone
+		}
+	}
+	return result
+}
+
+// abort resets connections from user space: nothing proves that it worked.
 func (t *terminator) abort(job *termination) {
 	out := &job.outcome
-	out.Layers = []string{"userspace"}
-	out.Result = map[*session.Connection]string{}
+	out.Layers = append(out.Layers, "userspace")
+	out.Result = make(map[*session.Connection]string, len(job.Conns))
 	for _, c := range job.Conns {
 		c.Abort()
-		out.Result[c] = outcomeDestroyed
+		out.Result[c] = api.OutcomeDestroyed
 	}
 }

@@ -44,3 +44,7 @@ const (
 	ReasonDestroyed       Reason = "destroyed"         // ended from outside the relay; the session says why
 	ReasonInternal        Reason = "internal-error"    // a bug; see the log
 )
+
+// Timeout reports whether a session that ended for this reason ended by itself, at an instant
+// that was known before.
+func (r Reason) Timeout() bool { return r == ReasonAbsolute || r == ReasonIdle }
