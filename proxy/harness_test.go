@@ -306,8 +306,12 @@ func upstream(t testing.TB, handle func(*net.TCPConn)) string {
 		defer wg.Done()
 		for {
 			c, err := l.AcceptTCP()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil { // out of descriptors, in the test that makes it so
+				time.Sleep(time.Millisecond)
+				continue
 			}
 			mu.Lock()
 			open[c] = true

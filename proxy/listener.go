@@ -101,7 +101,6 @@ func (l *listener) serve(log *slog.Logger, accepted func(*net.TCPConn, *binding)
 		case err == nil:
 			if delay != 0 {
 				delay = 0
-				l.fault.Store(nil)
 				log.Info("accepting again", "address", l.Addr())
 			}
 			accepted(c, l.bind.Load())
@@ -120,6 +119,7 @@ func (l *listener) serve(log *slog.Logger, accepted func(*net.TCPConn, *binding)
 				return
 			}
 			delay = min(2*delay, most)
+			l.fault.Store(nil) // the next accept may succeed by waiting, which says nothing
 		}
 	}
 }
