@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 
 	"github.com/curfew-proxy/curfew/agent/session"
 )
@@ -145,7 +144,7 @@ func described(t *testing.T, m *Metrics) map[string]string {
 			labels = append(labels, "`"+l.GetName()+"`")
 		}
 		rows[f.GetName()] = fmt.Sprintf("| `%s` | %s | %s | %s |", f.GetName(),
-			strings.ToLower(dto.MetricType_name[int32(f.GetType())]), strings.Join(labels, ", "), f.GetHelp())
+			strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
 	}
 	if len(rows) != len(m.own) {
 		t.Errorf("%d of %d metrics were touched", len(rows), len(m.own))
