@@ -32,7 +32,8 @@ type gate struct {
 	limits func(service string) (maxDuration time.Duration, both bool)
 	closed func(c *session.Connection, reason session.Reason, err error, ended *session.End)
 
-	log *slog.Logger
+	log  *slog.Logger
+	lost func(session.ID) // the kernel has no entry any more for a session that lives in the table
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission

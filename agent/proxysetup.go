@@ -50,9 +50,9 @@ func (p *proxyProcess) setUpSignIn() error {
 		}
 		p.providers = append(p.providers, provider)
 	}
-	p.vault = identity.NewVault(p.log, p.metrics.SignIn)
+	p.vault = identity.NewVault(p.log, p.metrics.Login)
 	p.logins = identity.NewLogins(identity.LoginsConfig{
-		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.SignIn, Sessions: p.signIns(),
+		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
 	})
 	return nil
 }
@@ -169,4 +169,18 @@ func (p *proxyProcess) serveHTTP(ctx context.Context, l net.Listener, server *ht
 	}
 	<-stopped
 	return nil
+}
+
+// gateCounters reads what the gate has counted; nil where there is none.
+func (p *proxyProcess) gateCounters() func() (map[string]uint64, error) {
+	if p.kernel == nil {
+		return nil
+	}
+	return func() (map[string]uint64, error) {
+		s, err := p.kernel.GateStats()
+		return map[string]uint64{
+			"no_socket": s.NoSocket, "untagged": s.Untagged, "reset": s.Resets, "no_session": s.NoSession,
+			"session_over": s.SessionOver, "connection_over": s.ConnectionOver, "unparsed": s.Unparsed,
+		}, err
+	}
 }

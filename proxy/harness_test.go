@@ -123,6 +123,7 @@ func (f *fakes) events() (refused []Refused, relayed []Relayed, rel []released) 
 	return append(refused, f.refused...), append(relayed, f.relayed...), append(rel, f.released...)
 }
 
+func (f *fakes) Coarse() session.Instant { return f.Boot() }
 func (f *fakes) Boot() session.Instant {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)

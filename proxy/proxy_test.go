@@ -50,8 +50,8 @@ func TestConnectionFields(t *testing.T) {
 	if left := got.Deadline.Sub(r.Boot()); left <= 0 || left > time.Hour {
 		t.Errorf("the service's limit is in %v", left)
 	}
-	if a := &got.Activity; a.BytesFromClient.Load() != 4 || a.BytesFromUpstream.Load() != 4 || a.Pending.Load() {
-		t.Errorf("activity: %d up, %d down, pending %v", a.BytesFromClient.Load(), a.BytesFromUpstream.Load(), a.Pending.Load())
+	if a := &got.Activity; a.BytesFromClient.Load() != 4 || a.BytesFromUpstream.Load() != 4 || a.Pending() {
+		t.Errorf("activity: %d up, %d down, pending %v", a.BytesFromClient.Load(), a.BytesFromUpstream.Load(), a.Pending())
 	}
 }
 

@@ -104,6 +104,9 @@ func (a *Activity) NoteUpstream(n int) {
 	}
 }
 
+// Pending reports whether the client has spoken last, and waits for an answer.
+func (a *Activity) Pending() bool { return a.pending.Load() }
+
 func (a *Activity) wakeIfDue() {
 	if a.renew.Load() && a.renew.CompareAndSwap(true, false) && a.Wake != nil {
 		a.Wake()

@@ -62,6 +62,7 @@ verified, 4 the session has ended.`,
 		a.newConfigCmd(),
 		a.newVersionCmd(),
 	)
+	root.AddCommand(a.platformCmds()...)
 	a.guard(root)
 	return root
 }
