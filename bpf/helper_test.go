@@ -55,13 +55,15 @@ type order struct {
 	Number   uint64
 	Leg      session.Leg
 	Deadline session.Instant
-	Bytes    int
+	Bytes    int              // or how many
+	Sockets  []session.Socket // that are dead
 }
 
 type answer struct {
 	Addr    string
 	Conn    int
 	Socket  session.Socket
+	Sockets []session.Socket
 	Bytes   int
 	Dropped Dropped
 	Stats   GateStats
@@ -153,6 +155,11 @@ func (p *proxyState) do(o order) (a answer, err error) {
 		err = p.tagger.Retag(p.conns[o.Conn], p.socks[o.Conn], o.Number, o.Deadline)
 	case "release":
 		err = p.tagger.Release(p.socks[o.Conn])
+	case "name":
+		err = control(p.conns[o.Conn], func(fd int) (err error) {
+			a.Socket, err = identify(fd, p.tagger.netns)
+			return err
+		})
 	case "write":
 		err = p.conns[o.Conn].SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 		if err == nil {
@@ -169,6 +176,12 @@ func (p *proxyState) do(o order) (a answer, err error) {
 		a.Bytes, err = userTimeout(p.conns[o.Conn])
 	case "close":
 		err = p.conns[o.Conn].Close()
+	case "acceptn":
+		a.Sockets, err = p.acceptTagged(o)
+	case "dialn":
+		err = p.dialMany(o)
+	case "closedead":
+		p.closeDead(o.Sockets)
 	case "newmap":
 		err = tryCreateMap()
 	default:

@@ -63,7 +63,7 @@ func TestBreakGlass(t *testing.T) {
 // Sockets in another network namespace are reached through the processes of the cgroup.
 func TestBreakGlassEntersNamespace(t *testing.T) {
 	t.Parallel()
-	r := newNamespaceRig(t)
+	r, _ := newNamespaceRig(t)
 	r.open(1, time.Hour)
 	p := r.dialItself(1)
 	r.proxy.signal(unix.SIGSTOP)
@@ -85,7 +85,7 @@ func TestBreakGlassEntersNamespace(t *testing.T) {
 }
 
 // newNamespaceRig is a rig whose proxy is in a network namespace of its own.
-func newNamespaceRig(t *testing.T) *rig {
+func newNamespaceRig(t testing.TB) (*rig, string) {
 	t.Helper()
 	name := newInstance(t)
 	if out, err := exec.Command("sh", "-c", "ip netns add "+name+" && ip -n "+name+" link set lo up").CombinedOutput(); err != nil {
@@ -98,14 +98,15 @@ func newNamespaceRig(t *testing.T) *rig {
 	})
 	r := newRig(t)
 	r.proxy.kill()
-	err := inNamespace("/run/netns/"+name, func() error { // children are born where their parent thread is
+	path := "/run/netns/" + name
+	err := inNamespace(path, func() error { // children are born where their parent thread is
 		r.proxy = startProxy(t, r.objects, r.cgroup)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return r, path
 }
 
 // dialItself makes a connection from the proxy to its own listener and tags both ends.

@@ -6,160 +6,58 @@ package enforcer
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/bpf"
 )
 
-const (
-	// killRounds is how often a socket that survives is destroyed again.
-	killRounds = 3
-	// fewSockets is up to how many sockets are looked up one by one (about 2 us each); beyond,
-	// one pass over all TCP sockets (0.6 ms and 0.5 us each) is cheaper.
-	fewSockets = 256
-)
+// maxKill bounds the sockets of kills that are being received.
+const maxKill = 1 << 20
 
-// killer destroys sockets at the proxy's request, having made sure that they are the proxy's,
-// and checks afterwards that they are gone. Not safe for concurrent use: its buffers are reused,
-// so that a kill of few sockets allocates nothing.
-type killer struct {
-	objects   *bpf.Objects
-	destroyer *bpf.Destroyer
-	cgroupID  uint64
-
-	looked   picked // sockets found by look-up
-	listed   picked // sockets found among the tagged ones
-	cookies  map[uint64]struct{}
-	results  []bpf.Outcome
-	outcomes []bpf.Outcome
-}
-
-// picked is a selection of the sockets of a request.
-type picked struct {
-	at    []int // index in the request
-	socks []session.Socket
-}
-
-func (p *picked) reset()                       { p.at, p.socks = p.at[:0], p.socks[:0] }
-func (p *picked) add(at int, s session.Socket) { p.at, p.socks = append(p.at, at), append(p.socks, s) }
-
-// kill returns what became of each socket; the slice is valid until the next call. An error says
-// that the kernel could not be asked; the outcomes of those concerned are then Failed.
-func (k *killer) kill(socks []session.Socket) ([]bpf.Outcome, error) {
-	k.outcomes = append(k.outcomes[:0], make([]bpf.Outcome, len(socks))...)
-	if err := k.classify(socks); err != nil {
-		for i := range k.outcomes {
-			k.outcomes[i] = bpf.Failed
-		}
-		return k.outcomes, err
+// receiveKill carries a kill out when its last part is there.
+func (s *server) receiveKill(m *message) error {
+	if !m.more && len(s.parts) == 0 { // nearly always
+		return s.kill(m, m.sockets)
 	}
-	for range killRounds {
-		if len(k.looked.at)+len(k.listed.at) == 0 {
-			return k.outcomes, nil
-		}
-		if err := k.destroy(&k.looked); err != nil {
-			return k.outcomes, err
-		}
-		if err := k.destroy(&k.listed); err != nil {
-			return k.outcomes, err
-		}
-		if err := k.keepSurvivors(); err != nil {
-			return k.outcomes, err
-		}
+	if s.pending += len(m.sockets); s.pending > maxKill {
+		return fmt.Errorf("kill of more than %d sockets", maxKill)
 	}
-	return k.outcomes, nil
-}
-
-// classify sorts the sockets into those that are the proxy's (looked, listed) and those that are
-// gone or refused, which have their outcome with that.
-func (k *killer) classify(socks []session.Socket) error {
-	k.looked.reset()
-	k.listed.reset()
-	if len(socks) > fewSockets {
-		if err := k.list(); err != nil {
-			return err
-		}
-	}
-	for i, s := range socks {
-		// Only who holds a socket can tag it, so a tagged one is the proxy's.
-		if _, tagged := k.cookies[s.Cookie]; tagged && len(socks) > fewSockets {
-			k.listed.add(i, s)
-		} else {
-			k.looked.add(i, s)
-		}
-	}
-	return k.keepPresent(&k.looked)
-}
-
-// keepPresent looks the sockets of p up and keeps those that exist and were made in the gated
-// cgroup. The others get their outcome, unless it says already that they were destroyed.
-func (k *killer) keepPresent(p *picked) error {
-	k.results = append(k.results[:0], make([]bpf.Outcome, len(p.at))...)
-	if err := k.destroyer.Check(k.cgroupID, p.socks, k.results); err != nil {
-		return fmt.Errorf("look sockets up: %w", err)
-	}
-	n := 0
-	for j, result := range k.results {
-		at := p.at[j]
-		switch {
-		case result == bpf.Untouched:
-			k.survives(at)
-			p.at[n], p.socks[n] = at, p.socks[j]
-			n++
-		case k.outcomes[at] != bpf.Destroyed:
-			k.outcomes[at] = result
-		}
-	}
-	p.at, p.socks = p.at[:n], p.socks[:n]
-	return nil
-}
-
-// survives notes that a socket is there, after it was destroyed if it was.
-func (k *killer) survives(at int) {
-	if k.outcomes[at] != bpf.Untouched {
-		k.outcomes[at] = bpf.Survived
-	}
-}
-
-func (k *killer) destroy(p *picked) error {
-	k.results = append(k.results[:0], make([]bpf.Outcome, len(p.at))...)
-	err := k.destroyer.Destroy(p.socks, k.results)
-	for j, at := range p.at {
-		k.outcomes[at] = k.results[j]
-	}
-	if err != nil {
-		return fmt.Errorf("destroy sockets: %w", err)
-	}
-	return nil
-}
-
-// keepSurvivors drops from looked and listed what is gone.
-func (k *killer) keepSurvivors() error {
-	if err := k.keepPresent(&k.looked); err != nil {
-		return err
-	}
-	if len(k.listed.at) == 0 {
+	all := append(s.parts[m.seq], m.sockets...)
+	if m.more {
+		s.parts[m.seq] = all
 		return nil
 	}
-	if err := k.list(); err != nil {
-		return err
-	}
-	n := 0
-	for j, at := range k.listed.at {
-		if _, there := k.cookies[k.listed.socks[j].Cookie]; there {
-			k.survives(at)
-			k.listed.at[n], k.listed.socks[n] = at, k.listed.socks[j]
-			n++
-		}
-	}
-	k.listed.at, k.listed.socks = k.listed.at[:n], k.listed.socks[:n]
-	return nil
+	delete(s.parts, m.seq)
+	s.pending -= len(all)
+	return s.kill(m, all)
 }
 
-func (k *killer) list() error {
-	clear(k.cookies)
-	if err := k.objects.Cookies(k.cookies); err != nil {
-		return fmt.Errorf("list tagged sockets: %w", err)
+func (s *server) kill(m *message, socks []session.Socket) error {
+	s.busy.Store(true)
+	defer func() {
+		s.alive() // heartbeats were waiting meanwhile
+		s.busy.Store(false)
+	}()
+	start := time.Now()
+	outcomes, err := s.killer.Kill(socks)
+	took := time.Since(start)
+	if err != nil {
+		s.log.Error("kill went wrong", "number", m.number, "sockets", len(socks), "error", err)
+	}
+	for _, o := range outcomes {
+		if o == bpf.Refused || o == bpf.Survived || o == bpf.Failed {
+			s.log.Error("kill incomplete", "number", m.number, "sockets", len(socks), "first_outcome", o.String())
+			break
+		}
+	}
+	for len(outcomes) > 0 {
+		n := min(len(outcomes), maxOutcomes)
+		reply := message{typ: typeKilled, seq: m.seq, number: m.number, duration: took, outcomes: outcomes[:n], more: n < len(outcomes)}
+		if err := s.send(&reply); err != nil {
+			return err
+		}
+		outcomes = outcomes[n:]
 	}
 	return nil
 }

@@ -54,6 +54,8 @@ type answer struct {
 	Sockets []session.Socket
 	Report  Report
 	Err     string
+
+	after func() // what is done when the answer is out: it ends the proxy
 }
 
 type testProxy struct {
@@ -148,6 +150,10 @@ func (p *testProxy) obey(f *os.File) {
 		if err := out.Encode(a); err != nil {
 			return
 		}
+		if a.after != nil {
+			a.after()
+			return // the rest is for the next proxy
+		}
 	}
 }
 
@@ -180,9 +186,9 @@ func (p *testProxy) do(o order) (a answer, err error) {
 	case "deaf":
 		p.deaf.Store(true)
 	case "exit":
-		close(p.exit)
+		a.after = func() { close(p.exit) }
 	case "garble":
-		_, err = p.client.conn.Write([]byte("garbage"))
+		a.after = func() { _, _ = p.client.conn.Write([]byte("garbage")) } // or it is gone already
 	case "reloads":
 		a.PID = int(p.reloads.Load())
 	case "status":

@@ -29,7 +29,7 @@ type Supervisor struct {
 	objects   *bpf.Objects
 	destroyer *bpf.Destroyer
 	cgroup    string // its directory
-	killer    *killer
+	killer    *bpf.Killer
 
 	silent   atomic.Bool   // heartbeats are missing: sweep more often
 	sweepNow chan struct{} // asks for a sweep
@@ -135,15 +135,11 @@ func (s *Supervisor) setUp() (err error) {
 	if err := s.objects.AttachGate(s.cgroup); err != nil {
 		return err
 	}
-	id, err := bpf.CgroupID(s.cgroup)
-	if err != nil {
-		return err
-	}
 	if s.destroyer, err = bpf.NewDestroyer(); err != nil {
 		return err
 	}
-	s.killer = &killer{objects: s.objects, destroyer: s.destroyer, cgroupID: id, cookies: map[uint64]struct{}{}}
-	return nil
+	s.killer, err = bpf.NewKiller(s.objects, s.destroyer, s.cgroup)
+	return err
 }
 
 func (s *Supervisor) tearDown() error {

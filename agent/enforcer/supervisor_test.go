@@ -55,6 +55,10 @@ func socketpair(t testing.TB) (mine, theirs *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A proxy that does not answer fails the test, rather than hanging it.
+	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}); err != nil {
+		t.Fatal(err)
+	}
 	mine, theirs = os.NewFile(uintptr(fds[0]), "orders"), os.NewFile(uintptr(fds[1]), "orders")
 	t.Cleanup(func() { mine.Close(); theirs.Close() })
 	return mine, theirs
