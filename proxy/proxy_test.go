@@ -165,17 +165,22 @@ func TestDrain(t *testing.T) {
 func TestRunEndsConnections(t *testing.T) {
 	noLeaks(t)
 	f := newFakes()
+	var c *tls.Conn
 	t.Run("run", func(t *testing.T) {
 		r := echoRig(t, func(r *rig, c *Config) {
 			f.byKey = r.byKey
 			c.Sessions, c.Gate, c.Observer = f, f, f
 		})
-		c, err := tls.Dial("tcp", r.addrs["db"], r.tlsConfig(r.client)) // outlives the rig
-		if err != nil {
+		var err error
+		if c, err = tls.Dial("tcp", r.addrs["db"], r.tlsConfig(r.client)); err != nil {
 			t.Fatal(err)
 		}
 		roundTrip(t, c)
 	})
+	defer c.Close()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client sees %v", err)
+	}
 	_, _, rel := f.events()
 	if len(rel) != 1 || rel[0].reason != session.ReasonDrain {
 		t.Errorf("released %+v", rel)

@@ -122,6 +122,14 @@ type routes struct {
 
 // lookup returns the service that a server name asks for: NAME or NAME.anything. Nil: none.
 func (r *routes) lookup(serverName string) *service {
-	name, _, _ := strings.Cut(strings.ToLower(serverName), ".")
-	return r.services[name]
+	name, _, _ := strings.Cut(serverName, ".")
+	return r.services[strings.Map(asciiLower, name)]
+}
+
+// asciiLower folds as DNS does. Unicode would fold the Kelvin sign to k.
+func asciiLower(c rune) rune {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
 }
