@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -285,5 +287,38 @@ func BenchmarkAllow(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The examples of the documentation compile.
+func TestDocumentation(t *testing.T) {
+	b, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	policies := regexp.MustCompile("(?s)allow: '([^']*)'|allow: \\|\n(.*?)```").FindAllStringSubmatch(text, -1)
+	selectors := regexp.MustCompile(`--where '([^']*)'`).FindAllStringSubmatch(text, -1)
+	if len(policies) < 2 || len(selectors) < 2 {
+		t.Fatalf("%d policies and %d selectors found", len(policies), len(selectors))
+	}
+	for _, p := range policies {
+		if _, err := Compile(p[1] + p[2]); err != nil {
+			t.Errorf("%s: %v", p[0], err)
+		}
+	}
+	for _, s := range selectors {
+		if _, err := CompileSelector(s[1]); err != nil {
+			t.Errorf("%s: %v", s[0], err)
+		}
+	}
+	for _, field := range []string{
+		`identity.issuer == identity.subject`, `identity.name == identity.email`, `identity.acr in identity.amr`, `identity.auth_time < now`,
+		`service.name == source`, `session.id == session.method`, `session.created < session.deadline`,
+		`ip(source).isLoopback()`, `sets.contains(identity.amr, ["pwd", "otp"])`, `identity.email.split("@")[0].trim().replace("a", "b") == ""`,
+	} {
+		if _, err := Compile(field); err != nil {
+			t.Errorf("%s: %v", field, err)
+		}
 	}
 }

@@ -18,7 +18,7 @@ func (a *app) newConfigCmd() *cobra.Command {
 		Short:   "Check the agent's configuration",
 		Long:    `Work with the agent's configuration. It is explained in docs/configuration.md.`,
 		Example: `  curfew config check /etc/curfew/curfew.yaml`,
-		Args:    cobra.NoArgs,
+		Args:    noVerb,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	cmd.AddCommand(a.newConfigCheckCmd())
@@ -30,9 +30,9 @@ func (a *app) newConfigCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Report everything that is wrong with a configuration",
-		Long: `Report everything that is wrong with a configuration: each mistake with its line and column,
-what is wrong and what would be right. Policies are compiled, and the files that it
-names are opened. The exit code is 0 if an agent would start with it.`,
+		Long: `Report everything that is wrong with a configuration: each mistake with its line and
+column, what is wrong and what would be right. Policies are compiled, and the files that
+it names are opened. The exit code is 0 if an agent would start with it.`,
 		Example: `  curfew config check /etc/curfew/curfew.yaml
   curfew config check --no-files curfew.yaml   # where the certificates are not`,
 		Args: cobra.ExactArgs(1),

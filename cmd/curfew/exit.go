@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -35,11 +36,13 @@ func hint(err error, format string, args ...any) error {
 
 // usage is an error of the command line.
 func usage(format string, args ...any) error {
-	return &hinted{err: fmt.Errorf(format, args...), hint: "see --help", code: exitUsage}
+	err := fmt.Errorf(format, args...)
+	advice := "see --help"
+	if h, ok := errors.AsType[*hinted](err); ok {
+		advice = h.hint
+	}
+	return &hinted{err: err, hint: advice, code: exitUsage}
 }
-
-// exit ends the program with a code of its own.
-func exit(code int, err error) error { return &hinted{err: err, code: code} }
 
 // report prints err with its hint and returns the exit code.
 func (a *app) report(err error) int {
@@ -53,12 +56,8 @@ func (a *app) report(err error) int {
 		advice = e.Hint
 	}
 	if errors.As(err, &h) {
-		if h.hint != "" {
-			advice = h.hint
-		}
-		if h.code != 0 {
-			code = h.code
-		}
+		code = cmp.Or(h.code, exitError)
+		advice = cmp.Or(h.hint, advice)
 	}
 	fmt.Fprintf(a.err, "error: %s\n", cleanLines(err.Error()))
 	if advice != "" {

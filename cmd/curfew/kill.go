@@ -19,8 +19,8 @@ func (a *app) newKillCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill [SESSION]",
 		Short: "End sessions now, with all their connections, and prove it",
-		Long: `End sessions now: refuse new connections, destroy both sockets of every live one, then list
-the sockets and say what was found. SESSION is an ID or the beginning of one; the
+		Long: `End sessions now: refuse new connections, destroy both sockets of every live one, then
+list the sockets and say what was found. SESSION is an ID or the beginning of one; the
 selectors narrow each other, and --all is needed to end everything.
 
 The exit code is 0 only if nothing is left: 1 if nothing matched, 3 if something could
@@ -68,6 +68,9 @@ func (a *app) kill(ctx context.Context, req api.KillRequest, local bool) error {
 		}
 	}
 	res, err := kill(ctx, req)
+	if errors.Is(err, context.Canceled) {
+		return hint(err, "the agent finishes what it has begun; see: curfew events")
+	}
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ verified, 4 the session has ended.`,
 		SilenceErrors:     true, // report prints them
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
-		Args:              cobra.NoArgs,
+		Args:              noVerb,
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate("curfew {{.Version}}\n")
@@ -81,6 +81,19 @@ func (a *app) guard(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		a.guard(sub)
 	}
+}
+
+// noVerb refuses arguments of a command that has verbs: they are misspelt verbs.
+func noVerb(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2 // slips; cobra sets its default in one place only
+	err := fmt.Errorf("%s has no verb %q", c.CommandPath(), args[0])
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		return hint(err, "did you mean: %s %s", c.CommandPath(), near[0])
+	}
+	return err
 }
 
 // client returns a client of the control socket.

@@ -23,7 +23,7 @@ func (a *app) newSessionsCmd() *cobra.Command {
 		Example: `  curfew sessions
   curfew sessions show 4n6q2x
   curfew sessions create --subject backup --group ops --ttl 1h --out /etc/backup`,
-		Args: cobra.NoArgs,
+		Args: noVerb,
 		RunE: func(c *cobra.Command, _ []string) error { return a.listSessions(c, f) },
 	}
 	f.register(cmd)
