@@ -34,6 +34,7 @@ type gate struct {
 
 	log  *slog.Logger
 	lost func(session.ID) // the kernel has no entry any more for a session that lives in the table
+	heed func() error     // takes note of what kill --local has ended, of which the kernel may know nothing
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission
@@ -61,6 +62,9 @@ func (g *gate) admission(number uint64) *admission {
 
 // Register implements proxy.Gate.
 func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (func(session.Reason, error), error) {
+	if err := g.heed(); err != nil {
+		return nil, refusal(err)
+	}
 	maxDuration, both := g.limits(c.Service)
 	c.Activity.Both = both
 	c.Activity.LastPayload = lastPayload(g.clock, client, upstream)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,8 @@ type proxyProcess struct {
 	store   *store.Store
 	alarm   *hostclock.Alarm
 	table   *session.Table
+
+	localKills *localKills
 
 	// What is done about it.
 	gate       *gate
@@ -173,6 +176,7 @@ func (p *proxyProcess) openState() error {
 		}
 	}
 	p.log.Info("state opened", "sessions", p.table.Count(), "known", len(known))
+	p.localKills = &localKills{path: filepath.Join(c.State, localKillsFile)}
 	return nil
 }
 
@@ -180,12 +184,18 @@ func (p *proxyProcess) setUpEnforcement() error {
 	p.gate = &gate{
 		table: p.table, kernel: p.kernel, clock: p.clock, log: p.log, admissions: map[uint64]*admission{},
 		limits: func(service string) (time.Duration, bool) { return p.bundle.Load().serviceLimits(service) },
-		closed: p.observe.closed, lost: p.lost,
+		closed: p.observe.closed, lost: p.lost, heed: p.heedLocalKills,
 	}
 	p.terminator = newTerminator(p.gate, p.clock)
 	p.terminator.report = p.observe.ended
 	if p.kernel != nil {
 		p.terminator.destroy = p.link.Kill
+	}
+	if err := p.heedLocalKills(); err != nil {
+		return err
+	}
+	if err := p.localKills.applied(); err != nil {
+		return err
 	}
 	return p.setPolicy(p.bundle.Load())
 }
@@ -268,8 +278,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 
 // healthy is asked before each heartbeat: where a lock is stuck it blocks, and the heartbeats stop.
 func (p *proxyProcess) healthy() bool {
-	p.table.Count()
-	err := p.proxy.Health()
+	err := errors.Join(p.heedLocalKills(), p.proxy.Health())
 	if err != nil {
 		p.log.Warn("not healthy", "error", err)
 	}
