@@ -7,7 +7,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"syscall"
@@ -84,5 +83,3 @@ func TestAllowUIDs(t *testing.T) {
 		t.Errorf("root, who is not on the list: %v", err)
 	}
 }
-
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
