@@ -42,9 +42,9 @@ func callAsNobody(t *testing.T, socket string) string {
 	cmd := exec.Command(path)
 	cmd.Env = []string{asNobody + "=" + socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.CombinedOutput()
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("run as nobody: %v\n%s", err, out)
+		t.Fatalf("run as nobody: %v", err)
 	}
 	return string(out)
 }
