@@ -32,6 +32,9 @@ func (v *TLSVersion) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// MarshalText is the inverse of UnmarshalText.
+func (v TLSVersion) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
 func (v TLSVersion) String() string {
 	return strings.TrimPrefix(tls.VersionName(uint16(v)), "TLS ")
 }

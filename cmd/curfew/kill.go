@@ -16,6 +16,7 @@ import (
 func (a *app) newKillCmd() *cobra.Command {
 	var req api.KillRequest
 	var local bool
+	var which glass
 	cmd := &cobra.Command{
 		Use:   "kill [SESSION]",
 		Short: "End sessions now, with all their connections, and prove it",
@@ -38,7 +39,7 @@ asking the agent: for when it hangs.`,
 			if len(args) == 1 {
 				req.Session = args[0]
 			}
-			return a.kill(c.Context(), req, local)
+			return a.kill(c.Context(), req, local, which)
 		},
 	}
 	f := cmd.Flags()
@@ -50,10 +51,12 @@ asking the agent: for when it hangs.`,
 	f.StringVar(&req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
 	f.BoolVar(&req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
 	f.BoolVar(&local, "local", false, "without the agent, by the kernel's objects alone")
+	f.StringVar(&which.run, "run", defaultRun, "with --local: the agent's run directory")
+	f.StringVar(&which.instance, "instance", "", "with --local: the agent's name, where several are on this host")
 	return cmd
 }
 
-func (a *app) kill(ctx context.Context, req api.KillRequest, local bool) error {
+func (a *app) kill(ctx context.Context, req api.KillRequest, local bool, which glass) error {
 	switch others := (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun}); {
 	case req.Empty():
 		return &hinted{err: errors.New("nothing is selected"), code: exitUsage,
@@ -63,9 +66,10 @@ func (a *app) kill(ctx context.Context, req api.KillRequest, local bool) error {
 	}
 	kill := a.client().Kill
 	if local {
-		if kill = killLocal; kill == nil {
+		if killLocal == nil {
 			return hint(errors.New("this system cannot kill without the agent"), "only Linux can; leave out --local")
 		}
+		kill = func(_ context.Context, req api.KillRequest) (api.KillResult, error) { return killLocal(which, req) }
 	}
 	res, err := kill(ctx, req)
 	if errors.Is(err, context.Canceled) {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +15,10 @@ import (
 )
 
 // defaultSocket is where the agent's control socket is unless configured otherwise.
-const defaultSocket = "/run/curfew/control.sock"
+const defaultSocket = defaultRun + "/control.sock"
+
+// defaultRun is the agent's run directory unless configured otherwise.
+const defaultRun = "/run/curfew"
 
 // app is one run of the program. Verbs are its methods newXCmd.
 type app struct {
@@ -28,7 +30,10 @@ type app struct {
 
 // killLocal ends sessions by the pinned objects in the kernel, without any daemon. It is set by
 // the file of the platform that can (kill_linux.go), in an init function; nil elsewhere.
-var killLocal func(context.Context, api.KillRequest) (api.KillResult, error)
+var killLocal func(glass, api.KillRequest) (api.KillResult, error)
+
+// glass says which agent of this host kill --local is about.
+type glass struct{ run, instance string }
 
 func (a *app) newRootCmd() *cobra.Command {
 	root := &cobra.Command{
@@ -62,6 +67,7 @@ verified, 4 the session has ended.`,
 		a.newConfigCmd(),
 		a.newVersionCmd(),
 	)
+	root.AddCommand(a.platformCmds()...)
 	a.guard(root)
 	return root
 }
