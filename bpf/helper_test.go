@@ -182,6 +182,8 @@ func (p *proxyState) do(o order) (a answer, err error) {
 		err = p.dialMany(o)
 	case "closedead":
 		p.closeDead(o.Sockets)
+	case "selftest":
+		err = p.tagger.SelfTest(o.Number)
 	case "newmap":
 		err = tryCreateMap()
 	default:

@@ -53,6 +53,7 @@ type answer struct {
 	Caps    string
 	Sockets []session.Socket
 	Report  Report
+	Took    time.Duration // of the kill, as the proxy sees it
 	Err     string
 
 	after func() // what is done when the answer is out: it ends the proxy
@@ -175,7 +176,9 @@ func (p *testProxy) do(o order) (a answer, err error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
+		start := time.Now()
 		a.Report, err = p.client.Kill(ctx, 1, o.Sockets)
+		a.Took = time.Since(start)
 		a.Sockets = nil
 	case "move":
 		err = p.tagger.Move(1, o.Deadline)
