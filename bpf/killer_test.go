@@ -51,7 +51,7 @@ func (p *proxyState) dialMany(o order) error {
 }
 
 // closeDead closes the connections that are no longer established, to get their descriptors back.
-func (p *proxyState) closeDead([]session.Socket) {
+func (p *proxyState) closeDead() {
 	p.conns = slices.DeleteFunc(p.conns, func(c *net.TCPConn) bool {
 		var info *unix.TCPInfo
 		err := control(c, func(fd int) (err error) {
