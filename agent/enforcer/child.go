@@ -29,29 +29,14 @@ type child struct {
 // the pair and stops in order, and if it is stopped itself, its gate is shut on time all the same.
 // The next enforcer kills whatever is left in the cgroup.
 func (s *Supervisor) startChild() (*child, error) {
-	cgroup, err := os.Open(s.cgroup)
-	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
-	}
-	defer func() { _ = cgroup.Close() }() // read only
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "pair")
 	defer func() { _ = theirs.Close() }() // the child has its own
-	files, err := s.objects.Maps()
+	cmd, err := s.start(theirs)
 	if err != nil {
-		_ = unix.Close(pair[0]) // nothing was sent
-		return nil, err
-	}
-	defer func() {
-		for _, f := range files {
-			_ = f.Close() // the child has its own
-		}
-	}()
-	cmd := s.command(int(cgroup.Fd()), append([]*os.File{theirs}, files...))
-	if err := startWithoutNewPrivileges(cmd); err != nil {
 		_ = unix.Close(pair[0]) // nothing was sent
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
@@ -59,19 +44,42 @@ func (s *Supervisor) startChild() (*child, error) {
 	return &child{cmd: cmd, fd: pair[0]}, nil
 }
 
-func (s *Supervisor) command(cgroupFD int, files []*os.File) *exec.Cmd {
+// start starts the proxy with its end of the pair, and with the maps where there are any.
+func (s *Supervisor) start(pair *os.File) (*exec.Cmd, error) {
+	if s.cfg.Userspace {
+		cmd := s.command([]*os.File{pair}, 0)
+		return cmd, startWithoutNewPrivileges(cmd)
+	}
+	cgroup, err := os.Open(s.cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	defer func() { _ = cgroup.Close() }() // read only
+	maps, err := s.objects.Maps()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, f := range maps {
+			_ = f.Close() // the child has its own
+		}
+	}()
+	cmd := s.command(append([]*os.File{pair}, maps...), len(maps))
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
+	return cmd, startWithoutNewPrivileges(cmd)
+}
+
+func (s *Supervisor) command(files []*os.File, maps int) *exec.Cmd {
 	names := make([]string, len(s.cfg.Files))
 	for i, f := range s.cfg.Files {
 		names[i] = f.Name
 		files = append(files, f.File)
 	}
 	cmd := exec.Command(s.cfg.Path, s.cfg.Args...)
-	cmd.Env = append(append([]string{}, s.cfg.Env...), filesVar+"="+strings.Join(names, ","))
+	cmd.Env = append(append([]string{}, s.cfg.Env...), filesVar+"="+strings.Join(names, ","), mapsVar+"="+strconv.Itoa(maps))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		UseCgroupFD: true,
-		CgroupFD:    cgroupFD,
 		Credential:  &syscall.Credential{Uid: s.cfg.UID, Gid: s.cfg.GID},
 		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE},
 		Setpgid:     true, // a terminal's Ctrl-C is for the enforcer, which drains

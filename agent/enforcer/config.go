@@ -33,6 +33,13 @@ type Config struct {
 	// it may take to finish on shutdown (30 s).
 	ReadyTimeout, HangTimeout, DrainTimeout time.Duration
 
+	// Userspace runs the proxy without any of the kernel's enforcement: no BPF, no cgroup, no
+	// kills. For hosts where none is to be had, if somebody has decided so.
+	Userspace bool
+	// OnReload is called before the proxy is told to read its configuration again; on an error it is
+	// not told. Nil: nothing to do.
+	OnReload func() error
+
 	Log *slog.Logger // slog.Default() if nil
 }
 

@@ -5,8 +5,10 @@
 package enforcer
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,11 +17,12 @@ import (
 // The proxy is born with these descriptors, in this order, behind standard input, output, error:
 //
 //	3     its end of the message pair
-//	4..8  the maps: sessions, socks, conns, labels, gate_stats (for bpf.NewTagger)
-//	9..   the files of Config.Files, whose names are in the environment variable CURFEW_FILES
+//	4..   the maps (for bpf.NewTagger), whose number is in CURFEW_MAPS: sessions, socks, conns,
+//	      labels, gate_stats; none with Config.Userspace
+//	then  the files of Config.Files, whose names are in CURFEW_FILES
 const (
 	firstFD  = 3
-	mapCount = 5
+	mapsVar  = "CURFEW_MAPS"
 	filesVar = "CURFEW_FILES"
 )
 
@@ -33,7 +36,7 @@ type File struct {
 // Inherited is what the proxy is born with. Its owner closes the files.
 type Inherited struct {
 	Pair  *os.File   // for NewClient
-	Maps  []*os.File // for bpf.NewTagger
+	Maps  []*os.File // for bpf.NewTagger; empty where enforcement is in user space
 	Files []File
 }
 
@@ -44,7 +47,11 @@ func Inherit() (Inherited, error) {
 	if !ok {
 		return Inherited{}, fmt.Errorf("%s is not set: not started by the enforcer", filesVar)
 	}
-	if err := os.Unsetenv(filesVar); err != nil {
+	mapCount, err := strconv.Atoi(os.Getenv(mapsVar))
+	if err != nil || mapCount < 0 {
+		return Inherited{}, fmt.Errorf("%s is %q: not started by the enforcer", mapsVar, os.Getenv(mapsVar))
+	}
+	if err := errors.Join(os.Unsetenv(filesVar), os.Unsetenv(mapsVar)); err != nil {
 		return Inherited{}, fmt.Errorf("inherit: %w", err)
 	}
 	var names []string

@@ -74,7 +74,7 @@ func (s *Supervisor) RunWithSignals(ctx context.Context) error {
 		case sig := <-signals:
 			switch {
 			case sig == unix.SIGHUP:
-				s.Reload()
+				s.reloadConfig()
 			case ctx.Err() == nil:
 				cancel()
 			default:
@@ -84,6 +84,16 @@ func (s *Supervisor) RunWithSignals(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+func (s *Supervisor) reloadConfig() {
+	if s.cfg.OnReload != nil {
+		if err := s.cfg.OnReload(); err != nil {
+			s.log.Error("configuration not reloaded: the old one stays", "error", err)
+			return
+		}
+	}
+	s.Reload()
 }
 
 // Run enforces, and keeps a proxy running, until ctx ends; then it drains the proxy, destroys what
@@ -108,6 +118,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 func (s *Supervisor) setUp() (err error) {
 	if err := protectFromOOM(); err != nil {
 		s.log.Warn("enforcer is not protected when memory runs out", "error", err)
+	}
+	if s.cfg.Userspace {
+		s.log.Warn("enforcement is in user space: a proxy that hangs enforces nothing")
+		return nil
 	}
 	if s.objects, err = bpf.Load(s.cfg.BPF); err != nil {
 		return err

@@ -40,6 +40,9 @@ func (s *Supervisor) sweepLoop(ctx context.Context) error {
 
 // sweep never fails the enforcer: the next one is due soon, and the gate is shut anyway.
 func (s *Supervisor) sweep() {
+	if s.cfg.Userspace {
+		return
+	}
 	done, err := s.objects.Sweep()
 	if err != nil {
 		s.log.Error("sweep", "error", err)
@@ -63,6 +66,9 @@ var errLeft = errors.New("tagged sockets are left")
 
 // clearUp ends and destroys all that a dead proxy has left.
 func (s *Supervisor) clearUp() error {
+	if s.cfg.Userspace {
+		return nil // the kernel has closed the sockets
+	}
 	if err := bpf.KillCgroup(s.cgroup); err != nil {
 		return err
 	}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+)
+
+// Config describes one OpenID provider and the agent's registration there.
+type Config struct {
+	Name         string // names the provider in URLs and on the command line: [a-z0-9-], up to 32
+	Issuer       string // exactly as in the provider's discovery document
+	ClientID     string
+	ClientSecret string // empty for a public client, which is protected by PKCE alone
+	// RedirectURL is the agent's callback as registered at the provider:
+	// https://AGENT/callback/NAME. Sign-in pages are served at the same host.
+	RedirectURL string
+
+	Scopes []string // beside "openid"; default: profile, email
+	// GroupsClaim is the claim that holds the user's groups, by its exact name, or as a JSON
+	// pointer (RFC 6901) if it starts with a slash: "/realm_access/roles". Default: groups.
+	GroupsClaim string
+	// TrustedAudiences may stand beside ClientID in an ID token's audience. Any other is refused
+	// (OpenID Connect Core 1.0, section 3.1.3.7, rule 3).
+	TrustedAudiences []string
+	// Algorithms that may sign ID tokens; default: all asymmetric ones.
+	Algorithms []string
+	// CA has, in PEM, the certificates that the provider's own is checked against; default: the
+	// system's.
+	CA []byte
+}
+
+var asymmetric = []string{
+	oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512,
+	oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA,
+}
+
+var providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+// Validate says what is wrong with c, naming the field, or returns nil.
+func (c *Config) Validate() error {
+	switch {
+	case !providerName.MatchString(c.Name):
+		return fmt.Errorf("name %q: want a-z, 0-9 and -, at most 32 characters", c.Name)
+	case c.ClientID == "":
+		return errors.New("client_id: missing")
+	}
+	if err := checkEndpoint(c.Issuer); err != nil {
+		return fmt.Errorf("issuer: %w", err)
+	}
+	if u, err := url.Parse(c.RedirectURL); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("redirect_url %q: want https://HOST/callback/%s", c.RedirectURL, c.Name)
+	}
+	for _, alg := range c.Algorithms {
+		if !slices.Contains(asymmetric, alg) {
+			return fmt.Errorf("algorithms: %q is not one of %s", alg, strings.Join(asymmetric, ", "))
+		}
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.GroupsClaim == "" {
+		c.GroupsClaim = "groups"
+	}
+	if len(c.Scopes) == 0 {
+		c.Scopes = []string{oidc.ScopeProfile, oidc.ScopeEmail}
+	}
+	if !slices.Contains(c.Scopes, oidc.ScopeOpenID) {
+		c.Scopes = append([]string{oidc.ScopeOpenID}, c.Scopes...)
+	}
+	if len(c.Algorithms) == 0 {
+		c.Algorithms = asymmetric
+	}
+	return c
+}
+
+// roots returns the pool of CA, or nil for the system's.
+func (c *Config) roots() (*x509.CertPool, error) {
+	if len(c.CA) == 0 {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(c.CA) {
+		return nil, errors.New("ca: holds no certificate in PEM")
+	}
+	return pool, nil
+}
+
+// checkEndpoint admits https URLs, and plain http to this host only, where nobody listens in.
+func checkEndpoint(raw string) error {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return err
+	case u.Host == "" || u.User != nil || u.Fragment != "":
+		return fmt.Errorf("%q is not an absolute URL without user and fragment", raw)
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+		return nil
+	}
+	return fmt.Errorf("%q: want https (http only to loopback)", raw)
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+// Events that are counted; the agent makes metrics of them.
+const (
+	EventLoginStarted     = "login-started"
+	EventLoginCompleted   = "login-completed"
+	EventLoginRefused     = "login-refused"     // at its start: limits, no provider
+	EventLoginExpired     = "login-expired"     // nobody finished it in time
+	EventProviderRefused  = "provider-refused"  // the provider said no
+	EventTokenRefused     = "token-refused"     // the provider said yes, but not convincingly
+	EventBrowserRefused   = "browser-refused"   // a start or callback in the wrong browser
+	EventCallbackUnknown  = "callback-unknown"  // a callback that belongs to no sign-in
+	EventCodeUnknown      = "code-unknown"      // a one-time code that is wrong, used or expired
+	EventCodeWrongKey     = "code-wrong-key"    // a one-time code presented with another's key
+	EventLogout           = "logout"            //
+	EventRevoked          = "tokens-revoked"    //
+	EventRevokeFailed     = "revoke-failed"     // it will be tried again
+	EventRevokeGaveUp     = "revoke-gave-up"    // wiped unrevoked
+	EventRevokeImpossible = "revoke-impossible" // the provider has no endpoint for it
+)
+
+func orIgnore(count func(string)) func(string) {
+	if count == nil {
+		return func(string) {}
+	}
+	return count
+}

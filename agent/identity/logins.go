@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// Limits on sign-ins under way.
+const (
+	loginLifetime    = 10 * time.Minute // for passwords, second factors and slow people
+	codeLifetime     = time.Minute
+	maxLogins        = 4096
+	maxLoginsPerHost = 16
+	sweepInterval    = 5 * time.Second
+)
+
+// NewSession is what a sign-in asks the session table for.
+type NewSession struct {
+	Identity session.Identity
+	Key      session.Key
+	Method   string // see session.Session
+	// BindAddrs are source addresses to be admitted to plain listeners; see session.Session.
+	BindAddrs []netip.Addr
+}
+
+// Sessions is the session table, as far as signing in and out needs it.
+type Sessions interface {
+	// Create makes a session. A session.Refusal or session.ErrTooMany is told to the user.
+	Create(ctx context.Context, s NewSession) (session.Session, error)
+	// ByKey returns the newest session of a client key, also when it has ended (Ended is set, or
+	// the error is a session.EndedError). It returns session.ErrUnknownKey if there is none.
+	ByKey(key session.Key) (session.Session, error)
+	// End ends a session; one that is over already stays as it is, and that is no error.
+	End(ctx context.Context, id session.ID, end session.End) error
+}
+
+// LoginsConfig is what Logins needs. Count may be nil.
+type LoginsConfig struct {
+	Providers []*Provider
+	Sessions  Sessions
+	Vault     *Vault
+	Log       *slog.Logger
+	Count     func(event string)
+}
+
+// Logins runs the browser sign-ins. It is safe for concurrent use.
+//
+// Each goes through these stages, forward only, and each step can be taken once:
+//
+//	begun ----> opened ----> exchanging ----> coded ----> a session
+//	  |  Open      | Callback     | provider     | Complete
+//	  |            |              | says yes     |
+//	  +------------+--------------+--------------+--> gone: expired, refused, replaced by another
+//	                                                  sign-in of the same key
+//
+// What binds the steps together:
+//   - Begin comes from the client, who proves its key in the TLS handshake.
+//   - Open binds the browser, by a cookie, so that the callback of another browser is refused.
+//   - Callback is bound to Begin by state, PKCE and nonce, and to Open by the cookie.
+//   - The one-time code goes only to a loopback address of the browser's machine, and is good
+//     only on a connection with the key of Begin. Who starts a sign-in and has somebody else
+//     finish it has the key and never sees the code; who steals the code has no key.
+type Logins struct {
+	cfg LoginsConfig
+	now func() time.Time
+
+	mu      sync.Mutex // guards pending and the logins in it
+	pending pending
+}
+
+// NewLogins returns Logins without any sign-in under way.
+func NewLogins(cfg LoginsConfig) *Logins {
+	cfg.Count = orIgnore(cfg.Count)
+	return &Logins{cfg: cfg, now: time.Now, pending: newPending()}
+}
+
+// Begin starts a sign-in for a client key. A sign-in under way for the same key is dropped.
+func (l *Logins) Begin(key session.Key, source netip.Addr, req api.LoginRequest) (api.LoginStarted, error) {
+	started, err := l.begin(key, source, req)
+	if err != nil {
+		l.cfg.Count(EventLoginRefused)
+		return api.LoginStarted{}, err
+	}
+	l.cfg.Count(EventLoginStarted)
+	return started, nil
+}
+
+func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest) (api.LoginStarted, error) {
+	to, err := parseRedirect(req.Redirect, req.State)
+	if err != nil {
+		return api.LoginStarted{}, &api.Error{Code: api.CodeBadRequest, Message: err.Error()}
+	}
+	p, err := l.provider(req.Provider)
+	if err != nil {
+		return api.LoginStarted{}, err
+	}
+	start, s := newSecret(), newSecrets()
+	if _, err := p.authURL(s); err != nil {
+		return api.LoginStarted{}, unavailable(p)
+	}
+	lg := &login{
+		key: key, source: sourceOf(source), provider: p, redirect: to, secrets: s,
+		start: digestOf(start), state: digestOf(s.state), expires: l.now().Add(loginLifetime),
+	}
+	if req.BindAddress {
+		lg.bind = []netip.Addr{source.Unmap()}
+	}
+	if err := l.add(lg); err != nil {
+		return api.LoginStarted{}, err
+	}
+	return api.LoginStarted{URL: startURL(p, start), Provider: p.Name(), ExpiresIn: api.Seconds(loginLifetime)}, nil
+}
+
+// startURL is at the host of the callback, or the browser would not send the cookie there.
+func startURL(p *Provider, token string) string {
+	u, _ := url.Parse(p.cfg.RedirectURL) // has been validated
+	u.Path, u.RawPath = pathStart+token, ""
+	return u.String()
+}
+
+func (l *Logins) add(lg *login) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sweepLocked()
+	if old := l.pending.byKey[lg.key]; old != nil {
+		l.dropLocked(old)
+	}
+	if len(l.pending.byKey) >= maxLogins || l.pending.bySource[lg.source] >= maxLoginsPerHost {
+		return &api.Error{Code: api.CodeTooMany, Message: "too many sign-ins are under way",
+			Hint: "wait a minute and try again"}
+	}
+	l.pending.add(lg)
+	return nil
+}
+
+func (l *Logins) provider(name string) (*Provider, error) {
+	if name == "" && len(l.cfg.Providers) == 1 {
+		return l.cfg.Providers[0], nil
+	}
+	var names []string
+	for _, p := range l.cfg.Providers {
+		if p.Name() == name {
+			return p, nil
+		}
+		names = append(names, p.Name())
+	}
+	e := &api.Error{Code: api.CodeChooseProvider, Message: fmt.Sprintf("there is no provider %q here", name)}
+	switch {
+	case len(names) == 0:
+		e.Code, e.Message = api.CodeUnavailable, "no OpenID provider is configured at this agent"
+	case name == "":
+		e.Message = "there are several providers here"
+		fallthrough
+	default:
+		e.Hint = "choose one with --provider: " + strings.Join(names, ", ")
+	}
+	return nil, e
+}
+
+// Open takes the token of a /start link and the secret in the browser's cookie, and returns the
+// provider's page to send that browser to. Only the first browser is let through.
+func (l *Logins) Open(token, browser string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lg := l.pending.byStart[digestOf(token)]
+	switch {
+	case lg == nil || l.now().After(lg.expires):
+		return "", errLoginGone
+	case lg.stage == begun:
+		lg.stage, lg.browser = opened, digestOf(browser)
+	case lg.stage != opened || !equal(lg.browser, digestOf(browser)):
+		l.cfg.Count(EventBrowserRefused)
+		return "", errOtherBrowser
+	}
+	to, err := lg.provider.authURL(lg.secrets)
+	if err != nil {
+		return "", unavailable(lg.provider)
+	}
+	return to, nil
+}
+
+// callback is what the provider sends back through the browser.
+type callback struct {
+	provider, code, state, iss, err string // of the path, and of the query
+	browser                         string // of the cookie
+}
+
+// Callback takes the provider's answer and returns where to send the browser next: to the
+// client's loopback listener, with a one-time code, or with an error if it is the user's own
+// sign-in that went wrong. It returns an error if the callback does not belong to a sign-in of
+// this browser.
+func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
+	lg, err := l.claim(cb)
+	if err != nil {
+		return "", err
+	}
+	log := l.cfg.Log.With("provider", lg.provider.Name(), "key", lg.key)
+	if cb.err != "" || cb.code == "" {
+		l.drop(lg)
+		l.cfg.Count(EventProviderRefused)
+		log.Info("provider refused a sign-in", "error", cb.err)
+		return lg.redirect.withError("provider_refused", "the provider answered: "+cb.err), nil
+	}
+	signIn, err := lg.provider.exchange(ctx, cb.code, cb.iss, lg.secrets)
+	if err != nil {
+		l.drop(lg)
+		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
+		l.cfg.Count(EventTokenRefused)
+		log.Warn("provider's answer refused", "error", err)
+		return lg.redirect.withError("token_refused", printable(err.Error())), nil
+	}
+	return l.issue(lg, signIn)
+}
+
+// claim finds the sign-in that a callback belongs to and makes the callback the only one.
+func (l *Logins) claim(cb callback) (*login, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lg := l.pending.byState[digestOf(cb.state)]
+	if lg == nil || l.now().After(lg.expires) || cb.provider != "" && cb.provider != lg.provider.Name() {
+		l.cfg.Count(EventCallbackUnknown)
+		return nil, errLoginGone
+	}
+	if lg.stage != opened || !equal(lg.browser, digestOf(cb.browser)) {
+		l.cfg.Count(EventBrowserRefused)
+		return nil, errOtherBrowser
+	}
+	lg.stage = exchanging
+	return lg, nil
+}
+
+func (l *Logins) issue(lg *login, signIn SignIn) (string, error) {
+	code := newSecret()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.pending.has(lg) { // expired or replaced meanwhile
+		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
+		return "", errLoginGone
+	}
+	lg.stage, lg.signIn, lg.code = coded, signIn, digestOf(code)
+	lg.expires = l.now().Add(codeLifetime)
+	l.pending.byCode[lg.code] = lg
+	return lg.redirect.withCode(code), nil
+}
+
+// Complete trades a one-time code for a session. The code is used up by the first who presents
+// it, whoever that is.
+func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (session.Session, error) {
+	lg, err := l.redeem(key, code)
+	if err != nil {
+		return session.Session{}, err
+	}
+	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", BindAddrs: lg.bind})
+	if err != nil {
+		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
+		return session.Session{}, refusedSession(err)
+	}
+	l.cfg.Vault.Put(s.ID, lg.provider, lg.signIn.Tokens)
+	// It may have ended before its tokens were in the vault, and then nobody else takes them out.
+	if now, err := l.cfg.Sessions.ByKey(key); err != nil || now.ID == s.ID && now.Ended != nil {
+		l.cfg.Vault.EndLater(s.ID)
+	}
+	l.cfg.Count(EventLoginCompleted)
+	l.cfg.Log.Info("signed in", "session", s.ID, "provider", lg.provider.Name(), "subject", s.Identity.Subject)
+	return s, nil
+}
+
+func (l *Logins) redeem(key session.Key, code string) (*login, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lg := l.pending.byCode[digestOf(code)]
+	if lg == nil {
+		l.cfg.Count(EventCodeUnknown)
+		return nil, errCodeInvalid
+	}
+	l.pending.remove(lg)
+	if l.now().After(lg.expires) {
+		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
+		l.cfg.Count(EventLoginExpired)
+		return nil, errCodeInvalid
+	}
+	if !equal(digest(lg.key), digest(key)) {
+		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
+		l.cfg.Count(EventCodeWrongKey)
+		l.cfg.Log.Warn("one-time code presented with another key", "key", key, "want", lg.key)
+		return nil, errCodeInvalid
+	}
+	return lg, nil
+}
+
+// Run drops sign-ins that nobody finishes until ctx is done, and then all. It returns nil.
+func (l *Logins) Run(ctx context.Context) error {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, lg := range l.pending.byKey {
+				l.dropLocked(lg)
+			}
+			return nil
+		case <-tick.C:
+			l.mu.Lock()
+			l.sweepLocked()
+			l.mu.Unlock()
+		}
+	}
+}
+
+func (l *Logins) sweepLocked() {
+	now := l.now()
+	for _, lg := range l.pending.byKey {
+		if now.After(lg.expires) {
+			l.cfg.Count(EventLoginExpired)
+			l.dropLocked(lg)
+		}
+	}
+}
+
+func (l *Logins) drop(lg *login) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropLocked(lg)
+}
+
+func (l *Logins) dropLocked(lg *login) {
+	if l.pending.has(lg) {
+		l.pending.remove(lg)
+		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
+	}
+}
+
+func equal(a, b digest) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
+
+var (
+	errLoginGone = &api.Error{Code: api.CodeLoginInvalid,
+		Message: "this sign-in is unknown, finished or too old", Hint: "run `curfew login` again"}
+	errOtherBrowser = &api.Error{Code: api.CodeLoginInvalid,
+		Message: "this sign-in was begun in another browser, or is used up", Hint: "run `curfew login` again"}
+	errCodeInvalid = &api.Error{Code: api.CodeLoginInvalid,
+		Message: "the one-time code is wrong, used or too old", Hint: "run `curfew login` again"}
+)
+
+func unavailable(p *Provider) *api.Error {
+	return &api.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("the provider %s cannot be reached", p.Name()),
+		Hint: "try again in a few seconds; the agent's log says why it cannot"}
+}
+
+// refusedSession says to the user why the session table did not take the session.
+func refusedSession(err error) error {
+	var refusal *session.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return &api.Error{Code: api.CodeForbidden, Message: refusal.Error(), Cause: err}
+	case errors.Is(err, session.ErrTooMany):
+		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err}
+	}
+	return fmt.Errorf("create session: %w", err)
+}

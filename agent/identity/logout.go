@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// Logout ends the session of a client key, and then revokes its tokens at the provider. revoked
+// is false if the provider has not confirmed; the vault then goes on trying.
+func (l *Logins) Logout(ctx context.Context, key session.Key) (s session.Session, revoked bool, err error) {
+	s, err = l.sessionOf(key)
+	if err != nil {
+		return session.Session{}, false, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*providerTimeout)
+	defer cancel() // the client may hang up as soon as it has asked; its session ends all the same
+	// Taken out first: whoever else is told of the end would revoke them without our knowing.
+	g, held := l.cfg.Vault.take(s.ID)
+	if s.Ended == nil {
+		end := session.End{Reason: session.ReasonLogout, At: l.now()}
+		if err := l.cfg.Sessions.End(ctx, s.ID, end); err != nil {
+			if held {
+				l.cfg.Vault.Put(s.ID, g.provider, g.tokens)
+			}
+			return session.Session{}, false, fmt.Errorf("end session: %w", err)
+		}
+		l.cfg.Count(EventLogout)
+		l.cfg.Log.Info("signed out", "session", s.ID, "subject", s.Identity.Subject)
+		s.Ended = &end
+	}
+	return s, !held || l.cfg.Vault.revokeNow(ctx, g) == nil, nil // the vault logs why not
+}
+
+// sessionOf returns the session of a client key, live or ended.
+func (l *Logins) sessionOf(key session.Key) (session.Session, error) {
+	s, err := l.cfg.Sessions.ByKey(key)
+	var ended *session.EndedError
+	switch {
+	case errors.As(err, &ended):
+		s.ID, s.Ended = ended.ID, &ended.End
+		return s, nil
+	case errors.Is(err, session.ErrUnknownKey):
+		return s, &api.Error{Code: api.CodeUnknownKey, Message: "no session is known for this client key",
+			Hint: "run `curfew login`"}
+	case err != nil:
+		return s, fmt.Errorf("look up session: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+	"golang.org/x/time/rate"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// How often discovery is tried.
+const (
+	discoverFirst = time.Second // doubles after each failure
+	discoverMax   = time.Minute
+	discoverAgain = time.Hour // once it has worked; a failure then changes nothing
+)
+
+// ErrNotReady is returned while a provider's discovery document has not been read yet. Only
+// sign-ins are refused meanwhile.
+var ErrNotReady = errors.New("the provider has not been reached yet")
+
+// Provider is one OpenID provider, seen as its relying party. It is safe for concurrent use.
+// It is of use only while Run runs.
+type Provider struct {
+	cfg    Config
+	client *http.Client
+	log    *slog.Logger
+	now    func() time.Time
+
+	meta atomic.Pointer[metadata] // nil until discovery has worked
+	kick chan struct{}            // asks Run to try at once
+	pace *rate.Limiter            // of discovery
+}
+
+// metadata is what discovery has found out. Immutable.
+type metadata struct {
+	oauth      oauth2.Config
+	verifier   *oidc.IDTokenVerifier
+	keys       *keySet
+	revocation string // RFC 7009 endpoint, or empty
+	sendsIss   bool   // RFC 9207: iss must be in the authorization response
+}
+
+// SignIn is the outcome of a sign-in at a provider.
+type SignIn struct {
+	Identity session.Identity
+	Tokens   Tokens
+}
+
+// NewProvider returns the provider that cfg describes, without contacting it.
+func NewProvider(cfg Config, log *slog.Logger) (*Provider, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	roots, err := cfg.roots()
+	if err != nil {
+		return nil, err
+	}
+	return &Provider{
+		cfg:    cfg.withDefaults(),
+		client: newHTTPClient(roots),
+		log:    log.With("provider", cfg.Name),
+		now:    time.Now,
+		kick:   make(chan struct{}, 1),
+		pace:   rate.NewLimiter(1, 1),
+	}, nil
+}
+
+// Name returns the provider's configured name.
+func (p *Provider) Name() string { return p.cfg.Name }
+
+// Issuer returns the provider's issuer URL.
+func (p *Provider) Issuer() string { return p.cfg.Issuer }
+
+// Ready reports whether discovery has worked.
+func (p *Provider) Ready() bool { return p.meta.Load() != nil }
+
+// Run reads the provider's discovery document, at first until that works and then hourly. It
+// returns nil when ctx is done.
+func (p *Provider) Run(ctx context.Context) error {
+	backoff := discoverFirst
+	for {
+		if p.pace.Wait(ctx) != nil {
+			return nil
+		}
+		wait := discoverAgain
+		if err := p.discover(ctx); err == nil {
+			backoff = discoverFirst
+		} else if ctx.Err() == nil {
+			p.log.Warn("provider discovery does not work", "error", err, "ready", p.Ready(), "retry_in", backoff)
+			wait, backoff = backoff, min(2*backoff, discoverMax)
+		}
+		timer := time.NewTimer(wait - rand.N(wait/4))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-p.kick:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (p *Provider) discover(ctx context.Context) error {
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.cfg.Issuer)
+	if err != nil {
+		return fmt.Errorf("discover: %w", err)
+	}
+	var doc discovery
+	if err := found.Claims(&doc); err != nil {
+		return fmt.Errorf("discover: %w", err)
+	}
+	if err := doc.check(); err != nil {
+		return fmt.Errorf("discover: %w", err)
+	}
+	p.meta.Store(p.metadata(found, doc))
+	return nil
+}
+
+// discovery has what go-oidc does not export of the discovery document.
+type discovery struct {
+	Authorization string   `json:"authorization_endpoint"`
+	Token         string   `json:"token_endpoint"`
+	Keys          string   `json:"jwks_uri"`
+	Revocation    string   `json:"revocation_endpoint"`
+	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
+	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+}
+
+func (d *discovery) check() error {
+	for name, endpoint := range map[string]string{
+		"authorization_endpoint": d.Authorization, "token_endpoint": d.Token, "jwks_uri": d.Keys,
+	} {
+		if err := checkEndpoint(endpoint); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if d.Revocation == "" {
+		return nil
+	}
+	if err := checkEndpoint(d.Revocation); err != nil {
+		return fmt.Errorf("revocation_endpoint: %w", err)
+	}
+	return nil
+}
+
+func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
+	keys := newKeySet(doc.Keys, p.client, p.now)
+	if old := p.meta.Load(); old != nil && old.keys.url == doc.Keys {
+		keys = old.keys // with its limiter
+	}
+	m := &metadata{
+		keys:       keys,
+		revocation: doc.Revocation,
+		sendsIss:   doc.SendsIss,
+		verifier: oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
+			ClientID: p.cfg.ClientID, SupportedSigningAlgs: p.cfg.Algorithms, Now: p.now,
+		}),
+		oauth: oauth2.Config{
+			ClientID:     p.cfg.ClientID,
+			ClientSecret: p.cfg.ClientSecret,
+			Endpoint:     found.Endpoint(),
+			RedirectURL:  p.cfg.RedirectURL,
+			Scopes:       p.cfg.Scopes,
+		},
+	}
+	m.oauth.Endpoint.AuthStyle = p.authStyle(doc.AuthMethods)
+	return m
+}
+
+// authStyle picks how to authenticate at the token endpoint. It must be set: x/oauth2 would
+// find out by trying, and a first try may use up the code.
+func (p *Provider) authStyle(supported []string) oauth2.AuthStyle {
+	basic := len(supported) == 0 || slices.Contains(supported, "client_secret_basic")
+	if p.cfg.ClientSecret == "" || !basic {
+		return oauth2.AuthStyleInParams
+	}
+	return oauth2.AuthStyleInHeader
+}
+
+// ready returns the metadata, or asks Run to try again now and returns ErrNotReady.
+func (p *Provider) ready() (*metadata, error) {
+	if m := p.meta.Load(); m != nil {
+		return m, nil
+	}
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+	return nil, ErrNotReady
+}
+
+// authURL returns where to send the browser.
+func (p *Provider) authURL(s secrets) (string, error) {
+	m, err := p.ready()
+	if err != nil {
+		return "", err
+	}
+	return m.oauth.AuthCodeURL(s.state, oidc.Nonce(s.nonce), oauth2.S256ChallengeOption(s.verifier)), nil
+}
+
+// exchange trades the provider's code for tokens and verifies them. iss is the parameter of
+// that name in the authorization response (RFC 9207), which keeps a second provider from
+// passing off its code as this one's.
+func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (SignIn, error) {
+	m, err := p.ready()
+	if err != nil {
+		return SignIn{}, err
+	}
+	if (m.sendsIss || iss != "") && iss != p.cfg.Issuer {
+		return SignIn{}, fmt.Errorf("parameter iss is %q, want %q", iss, p.cfg.Issuer)
+	}
+	tok, err := m.oauth.Exchange(oidc.ClientContext(ctx, p.client), code, oauth2.VerifierOption(s.verifier))
+	if err != nil {
+		return SignIn{}, fmt.Errorf("exchange code: %w", withoutBody(err))
+	}
+	raw, _ := tok.Extra("id_token").(string)
+	tokens := Tokens{Refresh: []byte(tok.RefreshToken), Access: []byte(tok.AccessToken), IDToken: []byte(raw)}
+	if raw == "" {
+		return SignIn{Tokens: tokens}, errors.New("the provider sent no ID token")
+	}
+	id, err := p.verifyIDToken(ctx, m, raw, tok.AccessToken, s.nonce)
+	if err != nil {
+		return SignIn{Tokens: tokens}, fmt.Errorf("ID token: %w", err)
+	}
+	return SignIn{Identity: id, Tokens: tokens}, nil
+}
+
+// withoutBody keeps the provider's raw answer, which may hold anything, out of logs and pages.
+func withoutBody(err error) error {
+	var answer *oauth2.RetrieveError
+	if !errors.As(err, &answer) {
+		return err
+	}
+	code := printable(answer.ErrorCode)
+	if code == "" {
+		code = "no error code"
+	}
+	return fmt.Errorf("the provider answered %d: %s", answer.Response.StatusCode, code)
+}

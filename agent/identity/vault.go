@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// How hard the vault tries to revoke tokens before it wipes them unrevoked.
+const (
+	revokeWorkers  = 4
+	revokeAttempts = 5
+	revokeBackoff  = 2 * time.Second // grows fourfold: tries span about three minutes
+)
+
+// Vault holds the provider's tokens of live sessions, in memory only: an agent that restarts has
+// lost them, and can neither revoke nor refresh what it issued before. It is safe for concurrent
+// use. Whoever puts tokens in gives them away.
+type Vault struct {
+	log   *slog.Logger
+	count func(event string)
+	wake  chan struct{}
+
+	mu    sync.Mutex // guards the fields below
+	held  map[session.ID]grant
+	queue []grant // to be revoked, in no order
+}
+
+// grant is what one sign-in was given.
+type grant struct {
+	session  session.ID // zero if it never came to one
+	provider *Provider
+	tokens   Tokens
+	attempts int
+	due      time.Time
+}
+
+// NewVault returns an empty vault. count, which may be nil, is told of each revocation.
+func NewVault(log *slog.Logger, count func(event string)) *Vault {
+	return &Vault{log: log, count: orIgnore(count), wake: make(chan struct{}, 1), held: map[session.ID]grant{}}
+}
+
+// Put keeps the tokens of a session until its end.
+func (v *Vault) Put(id session.ID, p *Provider, tokens Tokens) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.held[id] = grant{session: id, provider: p, tokens: tokens}
+}
+
+// Take removes and returns the tokens of a session, and the provider that issued them. The
+// caller owns them now.
+func (v *Vault) Take(id session.ID) (*Provider, Tokens, bool) {
+	g, ok := v.take(id)
+	return g.provider, g.tokens, ok
+}
+
+func (v *Vault) take(id session.ID) (grant, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	g, ok := v.held[id]
+	delete(v.held, id)
+	return g, ok
+}
+
+// EndSession revokes the tokens of a session at the provider and wipes them. If the provider
+// does not confirm, it returns why, and Run goes on trying. A session without tokens has nothing
+// to revoke: nil. It may be called any number of times.
+func (v *Vault) EndSession(ctx context.Context, id session.ID) error {
+	g, ok := v.take(id)
+	if !ok {
+		return nil
+	}
+	return v.revokeNow(ctx, g)
+}
+
+func (v *Vault) revokeNow(ctx context.Context, g grant) error {
+	err := v.revoke(ctx, &g)
+	if err != nil && !errors.Is(err, ErrCannotRevoke) {
+		v.enqueue(g)
+	}
+	return err
+}
+
+// EndLater does what EndSession does, but leaves the work to Run and does not block: it is for
+// timers and kills.
+func (v *Vault) EndLater(id session.ID) {
+	if g, ok := v.take(id); ok {
+		v.enqueue(g)
+	}
+}
+
+// discard revokes and wipes tokens that never came to belong to a session.
+func (v *Vault) discard(p *Provider, tokens Tokens) {
+	if tokens.Empty() {
+		tokens.Wipe()
+		return
+	}
+	v.enqueue(grant{provider: p, tokens: tokens})
+}
+
+func (v *Vault) enqueue(g grant) {
+	v.mu.Lock()
+	v.queue = append(v.queue, g)
+	v.mu.Unlock()
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run revokes what is to be revoked until ctx is done, and then wipes all that is left. It
+// returns nil.
+func (v *Vault) Run(ctx context.Context) error {
+	defer v.wipe()
+	var workers errgroup.Group
+	defer func() { _ = workers.Wait() }() // workers return no error
+	workers.SetLimit(revokeWorkers)
+	for ctx.Err() == nil {
+		g, wait, ok := v.next(time.Now())
+		if ok {
+			workers.Go(func() error { v.work(ctx, g); return nil })
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-v.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// next takes a grant that is due off the queue, or says how long to wait for one.
+func (v *Vault) next(now time.Time) (grant, time.Duration, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wait := time.Hour
+	for i, g := range v.queue {
+		if left := g.due.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		last := len(v.queue) - 1
+		v.queue[i] = v.queue[last]
+		v.queue[last] = grant{}
+		v.queue = v.queue[:last]
+		return g, 0, true
+	}
+	return grant{}, wait, false
+}
+
+func (v *Vault) work(ctx context.Context, g grant) {
+	err := v.revoke(ctx, &g)
+	if err == nil || errors.Is(err, ErrCannotRevoke) {
+		return
+	}
+	g.attempts++
+	if g.attempts >= revokeAttempts {
+		g.tokens.Wipe()
+		v.count(EventRevokeGaveUp)
+		v.log.Error("tokens wiped without being revoked", "session", g.session, "provider", g.provider.Name())
+		return
+	}
+	g.due = time.Now().Add(revokeBackoff << (2 * (g.attempts - 1)))
+	v.enqueue(g)
+}
+
+func (v *Vault) revoke(ctx context.Context, g *grant) error {
+	err := g.provider.Revoke(ctx, &g.tokens)
+	switch {
+	case err == nil:
+		v.count(EventRevoked)
+	case errors.Is(err, ErrCannotRevoke):
+		v.count(EventRevokeImpossible)
+	default:
+		v.count(EventRevokeFailed)
+		v.log.Warn("tokens not revoked", "session", g.session, "provider", g.provider.Name(), "error", err)
+	}
+	return err
+}
+
+func (v *Vault) wipe() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, g := range v.held {
+		g.tokens.Wipe()
+		delete(v.held, id)
+	}
+	for i := range v.queue {
+		v.queue[i].tokens.Wipe()
+	}
+	v.queue = nil
+}

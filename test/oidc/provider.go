@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build unix
+
+// Package oidc runs a real, certified OpenID provider (npm's oidc-provider) for tests, and walks
+// through its pages as a user's browser would. It is for tests only, on loopback only.
+package oidc
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTime bounds the installation and the start of the provider.
+const startTime = 2 * time.Minute
+
+// Claims are what the provider says about a user.
+type Claims map[string]any
+
+// Client is a registration of a relying party, in the names of OpenID Connect Dynamic Client
+// Registration 1.0, section 2.
+type Client map[string]any
+
+// Options say what the provider knows. The zero value knows nobody.
+type Options struct {
+	Port    int    // 0 picks a free one
+	Issuer  string // empty: where it listens
+	Clients []Client
+	Users   map[string]Claims
+	TTL     map[string]int // lifetimes in seconds, by model name: IdToken, RefreshToken, ...
+}
+
+// WebClient is a confidential client with refresh tokens.
+func WebClient(id, secret string, redirects ...string) Client {
+	return Client{
+		"client_id": id, "client_secret": secret, "redirect_uris": redirects,
+		"grant_types": []string{"authorization_code", "refresh_token"},
+	}
+}
+
+// Provider is a running provider.
+type Provider struct {
+	Issuer string
+	cmd    *exec.Cmd
+	stdin  io.Closer
+}
+
+// Start runs a provider until the test ends. A missing node or npm fails the test.
+func Start(t testing.TB, o Options) *Provider {
+	t.Helper()
+	dir := install(t)
+	config, err := json.Marshal(map[string]any{
+		"port": o.Port, "issuer": o.Issuer, "clients": orEmpty(o.Clients), "users": o.Users, "ttl": o.TTL,
+	})
+	if err != nil {
+		t.Fatalf("encode provider options: %v", err)
+	}
+	cmd := exec.Command("node", filepath.Join(dir, "server.mjs"), string(config))
+	cmd.Env = append(os.Environ(), "NODE_NO_WARNINGS=1")
+	log := &tail{}
+	cmd.Stderr = log
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start node: %v", err)
+	}
+	p := &Provider{cmd: cmd, stdin: stdin}
+	t.Cleanup(p.Stop)
+	p.Issuer = readIssuer(t, stdout, log)
+	return p
+}
+
+func orEmpty(c []Client) []Client {
+	if c == nil {
+		return []Client{}
+	}
+	return c
+}
+
+func readIssuer(t testing.TB, stdout io.Reader, log *tail) string {
+	t.Helper()
+	line := make(chan string, 1)
+	go func() {
+		s, _ := bufio.NewReader(stdout).ReadString('\n')
+		line <- s
+	}()
+	var ready struct{ Issuer string }
+	select {
+	case s := <-line:
+		if err := json.Unmarshal([]byte(s), &ready); err != nil {
+			t.Fatalf("provider did not start: %v\n%s", err, log)
+		}
+	case <-time.After(startTime):
+		t.Fatalf("provider is not ready after %v\n%s", startTime, log)
+	}
+	return ready.Issuer
+}
+
+// Stop ends the provider. It may be called more than once.
+func (p *Provider) Stop() {
+	_ = p.stdin.Close()
+	_ = p.cmd.Process.Kill() // by the process we started; it may have ended already
+	_ = p.cmd.Wait()
+}
+
+// Refresh tries a refresh token at the provider and returns the provider's error code, or "".
+func (p *Provider) Refresh(ctx context.Context, clientID, secret, token string) (string, error) {
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}
+	return p.post(ctx, "/token", clientID, secret, form)
+}
+
+// Revoke revokes a token behind the relying party's back.
+func (p *Provider) Revoke(ctx context.Context, clientID, secret, token string) (string, error) {
+	return p.post(ctx, "/token/revocation", clientID, secret, url.Values{"token": {token}})
+}
+
+func (p *Provider) post(ctx context.Context, path, clientID, secret string, form url.Values) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.Issuer+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth(url.QueryEscape(clientID), url.QueryEscape(secret))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var answer struct{ Error string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil && err != io.EOF {
+		return "", fmt.Errorf("%s answered %s: %w", path, resp.Status, err)
+	}
+	return answer.Error, nil
+}
+
+// install runs npm ci once per checkout and returns the directory of this package.
+func install(t testing.TB) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	dir := filepath.Dir(file)
+	lock, err := os.OpenFile(filepath.Join(dir, "package-lock.json"), os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatalf("find the provider's packages: %v", err)
+	}
+	defer lock.Close()
+	// Tests of several packages run at the same time, each in a process of its own.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatalf("lock: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil {
+		return dir
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	npm := exec.CommandContext(ctx, "npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
+	npm.Dir = dir
+	if out, err := npm.CombinedOutput(); err != nil {
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+	return dir
+}
