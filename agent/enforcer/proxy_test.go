@@ -81,15 +81,20 @@ func testProxyMain() error {
 	if p.client, err = NewClient(in.Pair); err != nil {
 		return err
 	}
-	if p.tagger, err = bpf.NewTagger(in.Maps); err != nil {
-		return err
+	if len(in.Maps) > 0 {
+		if p.tagger, err = bpf.NewTagger(in.Maps); err != nil {
+			return err
+		}
+		if err := p.tagger.SelfTest(uint64(bpf.Now())); err != nil {
+			return err
+		}
+		if err := p.tagger.Open(1, bpf.Now().Add(time.Hour), bpf.Label{Subject: "alice"}); err != nil {
+			return err
+		}
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	if p.listener, err = lc.Listen(context.Background(), "tcp4", "127.0.0.1:0"); err != nil {
-		return err
-	}
-	if err := p.tagger.Open(1, bpf.Now().Add(time.Hour), bpf.Label{Subject: "alice"}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

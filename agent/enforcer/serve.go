@@ -23,7 +23,7 @@ import (
 // waits for no scheduler and no poller.
 type server struct {
 	fd     int
-	killer *bpf.Killer
+	killer *bpf.Killer // nil with Config.Userspace
 	log    *slog.Logger
 
 	started time.Time    // beat counts from here

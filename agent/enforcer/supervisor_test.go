@@ -190,6 +190,18 @@ func TestServiceManagerIsTold(t *testing.T) {
 	r.stopped()
 }
 
+// Keeps out: a kill request brings the enforcer down where there is nothing to kill with.
+func TestUserspaceKillIsAnswered(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.Userspace = true })
+	report := r.ask(order{Do: "kill", Sockets: strangerSockets(t, 1).names}).Report
+	if report.Count(bpf.Failed) != 1 || report.Complete() {
+		t.Errorf("outcomes %v", report.Outcomes)
+	}
+	r.cancel()
+	r.stopped()
+}
+
 func TestConfigValidate(t *testing.T) {
 	good := Config{BPF: bpf.Config{Instance: "a"}, UID: 1, GID: 1}
 	if _, err := New(good); err != nil {
