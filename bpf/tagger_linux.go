@@ -204,10 +204,12 @@ func (t *Tagger) Retag(conn syscall.Conn, sock session.Socket, number uint64, de
 		if _, err := t.live(number); err != nil {
 			return err
 		}
-		if err := relaxTimers(fd); err != nil { // the new tag says that it is not armed
+		if err := t.put(fd, curfewTag{Number: number, Leg: uint8(sock.Leg), DeadlineBootNs: uint64(deadline)}); err != nil {
 			return err
 		}
-		if err := t.put(fd, curfewTag{Number: number, Leg: uint8(sock.Leg), DeadlineBootNs: uint64(deadline)}); err != nil {
+		// The new tag says that the socket is not armed; so make it true, and not before: a sweep
+		// could arm it again under the old tag.
+		if err := relaxTimers(fd); err != nil {
 			return err
 		}
 		return t.enter(sock, number)
