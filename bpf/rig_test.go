@@ -113,14 +113,9 @@ func startProxy(t testing.TB, o *Objects, cgroup string) *proxyProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe, err := os.Open("/proc/self/exe") // the test binary may lie where nobody cannot look
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer exe.Close()
-	p := &proxyProcess{t: t, cmd: exec.Command("/proc/self/fd/8")}
+	p := &proxyProcess{t: t, cmd: exec.Command("/proc/self/exe")}
 	p.cmd.Env = append(os.Environ(), roleVar+"=proxy")
-	p.cmd.ExtraFiles = append(files, exe)
+	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(dir.Fd()),
