@@ -120,11 +120,12 @@ func (t *Tagger) Move(number uint64, deadline session.Instant) error {
 // none. It returns what the gate has dropped of it so far. ErrGone if it was ended before.
 func (t *Tagger) End(number uint64) (Dropped, error) {
 	var s curfewSession
-	if err := t.maps.Sessions.LookupAndDelete(&number, &s); err != nil {
-		return Dropped{}, fmt.Errorf("end session %d: %w", number, mapError(err))
+	err := t.maps.Sessions.LookupAndDelete(&number, &s)
+	if labelErr := t.maps.Labels.Delete(&number); err == nil && !errors.Is(labelErr, ebpf.ErrKeyNotExist) {
+		err = labelErr
 	}
-	if err := t.maps.Labels.Delete(&number); err != nil {
-		return Dropped{}, fmt.Errorf("unlabel session %d: %w", number, mapError(err))
+	if err != nil {
+		return Dropped{}, fmt.Errorf("end session %d: %w", number, mapError(err))
 	}
 	return Dropped{Packets: s.DroppedPackets, Bytes: s.DroppedBytes}, nil
 }
