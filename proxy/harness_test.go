@@ -349,10 +349,11 @@ func noLeaks(t testing.TB) {
 	t.Helper()
 	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
 	t.Cleanup(func() {
-		drainPipes()
 		var g int
 		var f map[string]string
 		for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			drainPipes()
+			runtime.GC() // runs the finalizers of those that the pool dropped
 			g, f = runtime.NumGoroutine(), openFiles(t)
 			if g <= goroutines && len(f) <= len(fds) {
 				return
