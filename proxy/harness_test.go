@@ -87,6 +87,12 @@ func (f *fakes) Authorize(session.Session, string, netip.AddrPort) error {
 	return f.deny
 }
 
+func (f *fakes) denyAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deny = errors.New("not on a Sunday")
+}
+
 func (f *fakes) Register(c *session.Connection, client, upstream *net.TCPConn) (func(session.Reason, error), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

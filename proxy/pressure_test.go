@@ -171,7 +171,7 @@ func TestIdleMemory(t *testing.T) {
 	}
 	perConn := (residentKiB(t, child.Process.Pid) - base) << 10 / conns
 	t.Logf("%.1f KiB a connection", float64(perConn)/1024)
-	if perConn > most {
+	if perConn > most && !raceDetector { // which has memory of its own for every byte
 		t.Errorf("an idle connection takes %d bytes, want at most %d", perConn, most)
 	}
 }
