@@ -107,12 +107,12 @@ func measure(ctx context.Context, s subject, load load, with setup, into results
 	if err := target.ready(ctx, client); err != nil {
 		return err
 	}
-	for _, m := range metrics {
-		v, err := m.measure(load, target, client)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
-		}
-		into.add(s.name, m.name, v)
+	values, err := takeAll(load, target, client)
+	if err != nil {
+		return err
+	}
+	for name, v := range values {
+		into.add(s.name, name, v)
 	}
 	return nil
 }

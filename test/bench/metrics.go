@@ -13,36 +13,56 @@ import (
 
 // metric is one figure; less is better.
 type metric struct {
-	name    string
-	goal    float64 // at most so many times the best peer's, or zero
-	most    float64 // at most this, or zero
-	measure func(load, *target, *client) (float64, error)
+	name string
+	goal float64 // at most so many times the best peer's, or zero
+	most float64 // at most this, or zero
 }
 
-// metrics in the order they are taken: memory while the process is fresh.
+// The figures of DESIGN section 9.
 var metrics = []metric{
-	{name: "KiB/idle connection", most: 16, measure: idleMemory},
-	{name: "CPU us/new connection", goal: 0.6, measure: func(l load, t *target, c *client) (float64, error) {
-		return perUnit(t, l.opened, time.Microsecond, func() error { return c.connections(l.opened) })
-	}},
-	{name: "CPU s/GB down", goal: 0.9, measure: func(l load, t *target, c *client) (float64, error) {
-		return perGB(t, l.bulkMiB, func() error { return c.down(l.bulkMiB) })
-	}},
-	{name: "CPU s/GB up", goal: 0.9, measure: func(l load, t *target, c *client) (float64, error) {
-		return perGB(t, l.bulkMiB, func() error { return c.up(l.bulkMiB) })
-	}},
-	{name: "CPU us/request", goal: 0.9, measure: func(l load, t *target, c *client) (v float64, err error) {
-		v, _, err = requestCost(l, t, c)
-		return v, err
-	}},
-	{name: "p99 us/request", goal: 1, measure: func(l load, t *target, c *client) (v float64, err error) {
-		_, v, err = requestCost(l, t, c)
-		return v, err
-	}},
+	{name: newName, goal: 0.6},
+	{name: idleName, most: 16},
+	{name: downName, goal: 0.9},
+	{name: upName, goal: 0.9},
+	{name: requestName, goal: 0.9},
+	{name: latencyName, goal: 1},
+}
+
+const (
+	idleName    = "KiB/idle connection"
+	newName     = "CPU us/new connection"
+	downName    = "CPU s/GB down"
+	upName      = "CPU s/GB up"
+	requestName = "CPU us/request"
+	latencyName = "p99 us/request"
+)
+
+// takeAll measures a target by every metric. New connections come first: they also fill what the
+// process keeps for all, which is not to be counted for those that stay; bulk comes after memory.
+func takeAll(l load, t *target, c *client) (map[string]float64, error) {
+	v := make(map[string]float64)
+	var err error
+	v[newName], err = perUnit(t, l.opened, time.Microsecond, func() error { return c.connections(l.opened) })
+	if err != nil {
+		return nil, fmt.Errorf("new connections: %w", err)
+	}
+	if v[idleName], err = idleMemory(l, t, c); err != nil {
+		return nil, fmt.Errorf("idle connections: %w", err)
+	}
+	if v[downName], err = perGB(t, l.bulkMiB, func() error { return c.down(l.bulkMiB) }); err != nil {
+		return nil, fmt.Errorf("down: %w", err)
+	}
+	if v[upName], err = perGB(t, l.bulkMiB, func() error { return c.up(l.bulkMiB) }); err != nil {
+		return nil, fmt.Errorf("up: %w", err)
+	}
+	if v[requestName], v[latencyName], err = requestCost(l, t, c); err != nil {
+		return nil, fmt.Errorf("requests: %w", err)
+	}
+	return v, nil
 }
 
 // idleMemory is the growth of resident memory by connections that had one request each, after a
-// first tenth that fills whatever the process keeps for all.
+// first tenth.
 func idleMemory(l load, t *target, c *client) (float64, error) {
 	first, err := c.hold(l.idle / 10)
 	defer closeAll(first)
@@ -141,6 +161,10 @@ func printTable(w io.Writer, r results) {
 			} else {
 				best = min(best, v)
 			}
+		}
+		if math.IsNaN(ours) || math.IsInf(best, 1) {
+			fmt.Fprintln(tw, "\t\t\t") // nothing to compare
+			continue
 		}
 		fmt.Fprintf(tw, "\t%.2f\t%s\t\n", ours/best, m.verdict(ours, best))
 	}
