@@ -20,6 +20,8 @@ type LoginConfig struct {
 	// OpenBrowser shows a page to the user. Nil leaves that to the user.
 	OpenBrowser func(url string) error
 	Progress    io.Writer // for the user to read
+	// BindAddress asks the agent to admit this host's address to its plain listeners.
+	BindAddress bool
 }
 
 // Login signs in through the user's browser: it makes a fresh key, has the agent start a sign-in
@@ -39,7 +41,7 @@ func Login(ctx context.Context, cfg LoginConfig) (api.Session, error) {
 	}
 	defer lb.close()
 	var started api.LoginStarted
-	req := api.LoginRequest{Provider: cfg.Provider, Redirect: lb.url(), State: lb.state}
+	req := api.LoginRequest{Provider: cfg.Provider, Redirect: lb.url(), State: lb.state, BindAddress: cfg.BindAddress}
 	if err := agent.do(ctx, http.MethodPost, api.PathLogin, req, &started); err != nil {
 		return api.Session{}, err
 	}

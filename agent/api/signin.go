@@ -51,6 +51,9 @@ type LoginRequest struct {
 	// http://[::1]:PORT/PATH (RFC 8252, section 7.3).
 	Redirect string `json:"redirect"`
 	State    string `json:"state"` // given back to Redirect; the client's own protection
+	// BindAddress asks that the address this request comes from be admitted to plain listeners for
+	// the life of the session. An agent refuses it unless it is configured to allow it.
+	BindAddress bool `json:"bind_address,omitempty"`
 }
 
 // LoginStarted says where the user's browser has to go.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -35,9 +34,9 @@ type Config struct {
 	TrustedAudiences []string
 	// Algorithms that may sign ID tokens; default: all asymmetric ones.
 	Algorithms []string
-	// CAFile has, in PEM, the certificates that the provider's own is checked against; default:
-	// the system's.
-	CAFile string
+	// CA has, in PEM, the certificates that the provider's own is checked against; default: the
+	// system's.
+	CA []byte
 }
 
 var asymmetric = []string{
@@ -85,18 +84,14 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// roots returns the pool of CAFile, or nil for the system's.
+// roots returns the pool of CA, or nil for the system's.
 func (c *Config) roots() (*x509.CertPool, error) {
-	if c.CAFile == "" {
+	if len(c.CA) == 0 {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("ca_file: %w", err)
-	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file %s: holds no certificate in PEM", c.CAFile)
+	if !pool.AppendCertsFromPEM(c.CA) {
+		return nil, errors.New("ca: holds no certificate in PEM")
 	}
 	return pool, nil
 }

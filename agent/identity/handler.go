@@ -14,7 +14,8 @@ import (
 
 // Services says which services a session may use.
 type Services interface {
-	ServicesFor(s session.Session) []api.Service
+	// ServicesFor asks the policy of each as if s came from source.
+	ServicesFor(s session.Session, source netip.AddrPort) []api.Service
 }
 
 // HandlerConfig is what the sign-in API needs.
@@ -145,7 +146,7 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request, key session.Key
 	return nil
 }
 
-func (h *Handler) services(w http.ResponseWriter, _ *http.Request, key session.Key) error {
+func (h *Handler) services(w http.ResponseWriter, r *http.Request, key session.Key) error {
 	s, err := h.cfg.Logins.sessionOf(key)
 	if err != nil {
 		return err
@@ -154,7 +155,8 @@ func (h *Handler) services(w http.ResponseWriter, _ *http.Request, key session.K
 		ended := &session.EndedError{ID: s.ID, End: *s.Ended}
 		return &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
 	}
-	services := h.cfg.Services.ServicesFor(s)
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
+	services := h.cfg.Services.ServicesFor(s, from)
 	if services == nil {
 		services = []api.Service{}
 	}

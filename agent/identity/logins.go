@@ -32,6 +32,8 @@ type NewSession struct {
 	Identity session.Identity
 	Key      session.Key
 	Method   string // see session.Session
+	// BindAddrs are source addresses to be admitted to plain listeners; see session.Session.
+	BindAddrs []netip.Addr
 }
 
 // Sessions is the session table, as far as signing in and out needs it.
@@ -112,6 +114,9 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest)
 	lg := &login{
 		key: key, source: sourceOf(source), provider: p, redirect: to, secrets: s,
 		start: digestOf(start), state: digestOf(s.state), expires: l.now().Add(loginLifetime),
+	}
+	if req.BindAddress {
+		lg.bind = []netip.Addr{source.Unmap()}
 	}
 	if err := l.add(lg); err != nil {
 		return api.LoginStarted{}, err
@@ -258,7 +263,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	if err != nil {
 		return session.Session{}, err
 	}
-	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser"})
+	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
 		return session.Session{}, refusedSession(err)

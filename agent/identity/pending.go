@@ -52,6 +52,7 @@ const (
 type login struct {
 	key      session.Key
 	source   netip.Prefix // counted against the limit
+	bind     []netip.Addr // see NewSession
 	provider *Provider
 	redirect redirect
 	secrets  secrets

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
 import (
@@ -56,52 +58,72 @@ type Connection struct {
 	// may be called from any goroutine, any number of times, and does not block.
 	Abort func()
 
-	// Activity is what the relay reports while it runs; see Activity.
 	Activity Activity
 }
 
-// Activity is written by the relay and read by the session's idle timer. Each field costs the
-// relay one relaxed load per read system call, and a store only when the value changes.
+// Activity is what the relay tells the session's idle timer. When payload last came in is read
+// from the stack's own timestamps (LastPayload), so a read costs the relay two relaxed loads; the
+// clock is read only when a request has been answered.
 type Activity struct {
-	// FromClient and FromUpstream are set by the relay when it has read payload from that leg,
-	// and cleared by the idle timer when it has taken note.
-	FromClient, FromUpstream atomic.Bool
-	// Pending is set when the client has spoken last: a request that has no answer yet is
-	// not idle.
-	Pending atomic.Bool
-	// Renew is set by the idle timer in the last quarter of the idle timeout: the relay then
-	// calls Wake at once on client payload, so that the lease moves before it runs out.
-	Renew atomic.Bool
-	// Wake is set when the connection is attached, before it relays; it does not block.
-	Wake func()
+	// Set before the connection relays, never after. LastPayload reads when payload was last
+	// received from the leg (tcp_info), zero if that is not to be had. Now is the clock. Wake moves
+	// the session's idle lease at once. Both: payload from the upstream counts as activity too.
+	LastPayload func(Leg) Instant
+	Now         func() Instant
+	Wake        func()
+	Both        bool
+
+	pending  atomic.Bool  // the client spoke last: a request that has no answer yet is not idle
+	answered atomic.Int64 // Instant at which the last request was answered
+	renew    atomic.Bool  // last quarter of the idle timeout: the next payload calls Wake
+
 	// BytesFromClient and BytesFromUpstream count payload relayed.
 	BytesFromClient, BytesFromUpstream atomic.Uint64
 }
 
-// NoteClient records payload read from the client.
+// NoteClient records that n bytes of payload were read from the client.
 func (a *Activity) NoteClient(n int) {
 	a.BytesFromClient.Add(uint64(n))
-	set(&a.FromClient)
-	set(&a.Pending)
-	if a.Renew.Load() && a.Wake != nil {
-		a.Wake()
+	if !a.pending.Load() {
+		a.pending.Store(true)
 	}
+	a.wakeIfDue()
 }
 
-// NoteUpstream records payload read from the upstream.
+// NoteUpstream records that n bytes of payload were read from the upstream.
 func (a *Activity) NoteUpstream(n int) {
 	a.BytesFromUpstream.Add(uint64(n))
-	set(&a.FromUpstream)
-	if a.Pending.Load() {
-		a.Pending.Store(false)
+	if a.pending.Load() {
+		if a.Now != nil {
+			a.answered.Store(int64(a.Now()))
+		}
+		a.pending.Store(false)
 	}
-	if a.Renew.Load() && a.Wake != nil {
+	if a.Both {
+		a.wakeIfDue()
+	}
+}
+
+// Pending reports whether the client has spoken last, and waits for an answer.
+func (a *Activity) Pending() bool { return a.pending.Load() }
+
+func (a *Activity) wakeIfDue() {
+	if a.renew.Load() && a.renew.CompareAndSwap(true, false) && a.Wake != nil {
 		a.Wake()
 	}
 }
 
-func set(b *atomic.Bool) {
-	if !b.Load() {
-		b.Store(true)
+// last is the latest activity on the connection as of now.
+func (a *Activity) last(now Instant) Instant {
+	if a.pending.Load() {
+		return now
 	}
+	last := Instant(a.answered.Load())
+	if a.LastPayload != nil {
+		last = max(last, a.LastPayload(ClientLeg))
+		if a.Both {
+			last = max(last, a.LastPayload(UpstreamLeg))
+		}
+	}
+	return min(last, now)
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package session is the vocabulary that every other package of Curfew speaks
 // (identity, session, connection, tuple, reason, selector) and the session table
 // with its timers.

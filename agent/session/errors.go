@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
 import (
@@ -11,6 +13,10 @@ var (
 	ErrUnknownKey = errors.New("no session for this client key")
 	// ErrTooMany: a limit on sessions or connections is reached.
 	ErrTooMany = errors.New("too many")
+	// ErrKeyInUse: the client key has a live session already; a key has one at a time.
+	ErrKeyInUse = errors.New("has a live session already: sign out first, or use a fresh key")
+	// ErrExists: a session with this ID is known already.
+	ErrExists = errors.New("exists already")
 	// ErrNotFound: no session matches.
 	ErrNotFound = errors.New("no such session")
 )

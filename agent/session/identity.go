@@ -1,6 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Identity is who a session belongs to: what the provider (or an operator) said at sign-in.
 // Issuer and Subject together are the identity; the rest describes it.
@@ -29,10 +34,11 @@ func (i Identity) Display() string {
 
 // HasGroup reports whether the identity is in group g.
 func (i Identity) HasGroup(g string) bool {
-	for _, have := range i.Groups {
-		if have == g {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(i.Groups, g)
+}
+
+// equalIdentity reports whether both say the same, to the instant of authentication.
+func equalIdentity(a, b Identity) bool {
+	return a.Issuer == b.Issuer && a.Subject == b.Subject && a.Name == b.Name && a.Email == b.Email &&
+		a.ACR == b.ACR && slices.Equal(a.Groups, b.Groups) && slices.Equal(a.AMR, b.AMR) && a.AuthTime.Equal(b.AuthTime)
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
 import "time"
@@ -11,6 +13,9 @@ type Instant int64
 type Clock interface {
 	// Boot reads CLOCK_BOOTTIME.
 	Boot() Instant
+	// Coarse is Boot for the hot path: cheap, never ahead of Boot, and behind it by no more than
+	// what a suspend in the last second took.
+	Coarse() Instant
 	// Wall reads the wall clock; for display and for what must outlive a reboot only.
 	Wall() time.Time
 }

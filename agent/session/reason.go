@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package session
 
 // Reason says why a session or a connection ended. The text is shown to users, logged, and
@@ -33,10 +35,16 @@ const (
 	ReasonUnknownService  Reason = "unknown-service"   // no service for this SNI
 	ReasonUpstreamRefused Reason = "upstream-refused"  // dial error
 	ReasonUpstreamTimeout Reason = "upstream-timeout"  // dial timeout
+	ReasonUpstreamTLS     Reason = "upstream-tls"      // TLS, or the preamble before it, towards the upstream
 	ReasonRegister        Reason = "register-failed"   // the kernel did not take the sockets
 	ReasonNotTCP          Reason = "not-plain-tcp"     // for example MPTCP, which the gate does not see
 	ReasonBoundAddress    Reason = "address-not-bound" // plain listener: no session is bound to this source
 	ReasonNotReady        Reason = "not-ready"         // the agent does not serve yet
 	ReasonRelayError      Reason = "relay-error"       // an I/O error on either leg
+	ReasonDestroyed       Reason = "destroyed"         // ended from outside the relay; the session says why
 	ReasonInternal        Reason = "internal-error"    // a bug; see the log
 )
+
+// Timeout reports whether a session that ended for this reason ended by itself, at an instant
+// that was known before.
+func (r Reason) Timeout() bool { return r == ReasonAbsolute || r == ReasonIdle }

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/policy"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// actor implements control.Actor: what an operator can change.
+type actor struct {
+	view       *view
+	table      *session.Table
+	terminator *terminator
+	clock      session.Clock
+	observe    *observer
+	gateway    func() string // host:port that clients use
+	ca         func() []byte // PEM
+}
+
+// methodControl is the Method of sessions made on the control socket, and their identity's issuer.
+const methodControl = "control"
+
+// CreateSession implements control.Actor.
+func (a *actor) CreateSession(ctx context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error) {
+	s, err := a.table.Create(session.Session{
+		Key: req.Key, Method: methodControl, IdleTimeout: req.Idle.Duration(),
+		Identity: session.Identity{Issuer: methodControl, Subject: req.Subject, Name: req.Name, Groups: req.Groups, AuthTime: a.clock.Wall()},
+	}, req.TTL.Duration())
+	if err != nil {
+		return api.CreateSessionResult{}, err
+	}
+	a.observe.created(s, by)
+	return api.CreateSessionResult{Session: a.view.session(s, nil), CA: string(a.ca()), Gateway: a.gateway()}, nil
+}
+
+// Kill implements control.Actor. Every gate is shut before anything is waited for.
+func (a *actor) Kill(ctx context.Context, req api.KillRequest, by string) (api.KillResult, error) {
+	began := a.clock.Boot()
+	sel, whereErr, err := a.selector(req)
+	if err != nil {
+		return api.KillResult{}, err
+	}
+	entries := a.table.Select(sel, false)
+	if err := whereErr(); err != nil {
+		return api.KillResult{}, err
+	}
+	result := api.KillResult{DryRun: req.DryRun}
+	if req.DryRun {
+		a.preview(entries, &result)
+		return result, nil
+	}
+	ids := make([]session.ID, len(entries))
+	for i, e := range entries {
+		ids[i] = e.Session.ID
+	}
+	endings, storeErr := a.table.EndAll(ids, session.End{Reason: session.ReasonKilled, By: by, Message: req.Reason})
+	err = a.collect(ctx, endings, &result)
+	result.Took = api.Seconds(a.clock.Boot().Sub(began))
+	if storeErr != nil {
+		err = errors.Join(err, fmt.Errorf("the sessions have ended, but a restart might not know: %w", storeErr))
+	}
+	a.observe.killed(req, result, by, err)
+	if err != nil {
+		return result, &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: "look for what is left with: curfew connections; the sweep goes on trying every second"}
+	}
+	return result, nil
+}
+
+// selector translates a request. Where a condition could not be told for some session, whereErr says so
+// after Select: nobody is killed then, and nobody taken to be spared.
+func (a *actor) selector(req api.KillRequest) (sel session.Selector, whereErr func() error, err error) {
+	sel = session.Selector{All: req.All, ID: req.Session, Subject: req.Subject, Group: req.Group, Service: req.Service}
+	var failed []error
+	whereErr = func() error {
+		if len(failed) == 0 {
+			return nil
+		}
+		return &api.Error{Code: api.CodeBadRequest, Message: fmt.Sprintf("where: cannot be told for %d sessions, nobody was killed: %v", len(failed), failed[0]),
+			Hint: "guard fields that may be missing, as in: has(identity.email) && identity.email == \"...\""}
+	}
+	if req.Where == "" {
+		return sel, whereErr, nil
+	}
+	compiled, err := policy.CompileSelector(req.Where)
+	if err != nil {
+		return sel, nil, &api.Error{Code: api.CodeBadRequest, Message: "where: " + err.Error(), Hint: "see docs/policy.md for what an expression can say"}
+	}
+	now := a.clock.Wall()
+	sel.Where = func(s session.Session, conns []*session.Connection) bool {
+		ok, err := compiled.Match(&s, conns, now)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("session %s: %w", s.ID.Short(), err))
+		}
+		return ok
+	}
+	return sel, whereErr, nil
+}
+
+func (a *actor) preview(entries []session.Entry, result *api.KillResult) {
+	for _, e := range entries {
+		result.Sessions = append(result.Sessions, e.Session.ID)
+		for _, c := range e.Conns {
+			result.Connections = append(result.Connections, api.KilledConnection{ConnectionInfo: a.view.connection(e.Session, c), Outcome: api.OutcomeMatched})
+		}
+	}
+}
+
+// collect waits for what became of every session.
+func (a *actor) collect(ctx context.Context, endings []session.Ending, result *api.KillResult) error {
+	ctx, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	var errs []error
+	result.Verified = true
+	for _, e := range endings {
+		result.Sessions = append(result.Sessions, e.Session.ID)
+		out, err := a.terminator.wait(ctx, e.Number)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("session %s: %w", e.Session.ID.Short(), err))
+			result.Verified = false
+			continue
+		}
+		errs = append(errs, out.Err)
+		result.Verified = result.Verified && out.Verified
+		for _, l := range out.Layers {
+			if !slices.Contains(result.Layers, l) {
+				result.Layers = append(result.Layers, l)
+			}
+		}
+		for c, what := range out.Result {
+			killed := api.KilledConnection{ConnectionInfo: a.view.connection(e.Session, c), Outcome: what}
+			switch what {
+			case api.OutcomeDestroyed:
+				result.Destroyed++
+			case api.OutcomeGone:
+				result.Gone++
+			default:
+				result.Left++
+			}
+			result.Connections = append(result.Connections, killed)
+		}
+	}
+	slices.SortFunc(result.Connections, func(x, y api.KilledConnection) int { return int(x.ID) - int(y.ID) })
+	return errors.Join(errs...)
+}
+
+// killPatience is how long a kill waits for the enforcer.
+const killPatience = 20 * time.Second

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the agent's configuration. The tags are its grammar: yaml names the key, required
+// forbids leaving it out, oneof lists what may be said and min is the smallest value. Zero
+// durations mean "none" where no min forbids them. Everything is explained in
+// docs/configuration.md.
+type Config struct {
+	// Name names this node in logs and in the cluster. Default: the host's name.
+	Name string `yaml:"name" required:"true"`
+	// Listen has the gateway's addresses: the sign-in API, and services by SNI.
+	Listen []netip.AddrPort `yaml:"listen" required:"true"`
+	// URL is how browsers and clients reach the gateway. Default: https, Name, the first port of Listen.
+	URL string `yaml:"url" required:"true"`
+	TLS TLS    `yaml:"tls"`
+	// State is the directory of what must survive a restart, Run of what must not; User is who
+	// the proxy process runs as.
+	State         string `yaml:"state" required:"true"`
+	Run           string `yaml:"run" required:"true"`
+	User          string `yaml:"user" required:"true"`
+	ControlSocket string `yaml:"control_socket" required:"true"` // default: control.sock in Run
+	// Metrics is the address of a Prometheus listener; the zero value means none. It must be a
+	// loopback address unless MetricsPublic is set.
+	Metrics       netip.AddrPort `yaml:"metrics"`
+	MetricsPublic bool           `yaml:"metrics_public"`
+	Enforcement   string         `yaml:"enforcement" oneof:"kernel|userspace"`
+	Sessions      Sessions       `yaml:"sessions"`
+	Limits        Limits         `yaml:"limits"`
+	BindAddress   BindAddress    `yaml:"bind_address"`
+	Providers     []Provider     `yaml:"providers"`
+	Services      []Service      `yaml:"services" required:"true"`
+}
+
+// What the agent can enforce with.
+const (
+	EnforceKernel    = "kernel"
+	EnforceUserspace = "userspace"
+)
+
+// TLS is the gateway's own certificate. Empty: one is made and kept in the state directory.
+type TLS struct {
+	Certificate string `yaml:"certificate"` // file, PEM, with intermediates
+	Key         string `yaml:"key"`         // file, PEM
+}
+
+// Sessions bounds sessions; services may be stricter.
+type Sessions struct {
+	AbsoluteTimeout time.Duration `yaml:"absolute_timeout" min:"1s"`
+	IdleTimeout     time.Duration `yaml:"idle_timeout"`                    // 0: idleness does not end a session
+	IdleCounts      string        `yaml:"idle_counts" oneof:"client|both"` // whose bytes are activity
+	Max             int           `yaml:"max" min:"1"`                     // live sessions on this node
+	Connections     int           `yaml:"connections" min:"1"`             // live connections of one session
+}
+
+// Whose bytes count as activity.
+const (
+	IdleCountsClient = "client"
+	IdleCountsBoth   = "both"
+)
+
+// Limits bounds what strangers can use up.
+type Limits struct {
+	HandshakeTimeout         time.Duration `yaml:"handshake_timeout" min:"100ms"`
+	Unauthenticated          int           `yaml:"unauthenticated" min:"1"`            // handshakes under way
+	UnauthenticatedPerSource int           `yaml:"unauthenticated_per_source" min:"1"` // of them from one address
+	DrainTimeout             time.Duration `yaml:"drain_timeout"`                      // for connections to end when the agent stops
+}
+
+// BindAddress lets sessions admit a source address to plain listeners, for programs that cannot
+// speak TLS.
+type BindAddress struct {
+	Enabled     bool `yaml:"enabled"`
+	AllowPublic bool `yaml:"allow_public"` // also addresses that are neither private nor loopback
+}
+
+// Provider is an OpenID provider that users sign in with.
+type Provider struct {
+	Name             string   `yaml:"name" required:"true"`
+	Issuer           string   `yaml:"issuer" required:"true"` // https URL, exactly as the provider says it
+	ClientID         string   `yaml:"client_id" required:"true"`
+	ClientSecretFile string   `yaml:"client_secret_file"` // none: a public client, with PKCE alone
+	Scopes           []string `yaml:"scopes"`             // beside openid
+	GroupsClaim      string   `yaml:"groups_claim" required:"true"`
+	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
+}
+
+// Service is a TCP service behind the gateway.
+type Service struct {
+	Name string `yaml:"name" required:"true"` // a DNS label: it is the SNI too
+	// Listen has the service's own addresses; without, it is reached by SNI on the gateway.
+	Listen []netip.AddrPort `yaml:"listen"`
+	// PlainListen has addresses without TLS, for sources bound to a session.
+	PlainListen   []netip.AddrPort `yaml:"plain_listen"`
+	Protocol      string           `yaml:"protocol" oneof:"tcp|postgres"`
+	Upstream      string           `yaml:"upstream" required:"true"` // host:port
+	UpstreamTLS   *UpstreamTLS     `yaml:"upstream_tls"`             // nil: plain TCP
+	ProxyProtocol bool             `yaml:"proxy_protocol"`           // send a version 2 header
+	Allow         string           `yaml:"allow" required:"true"`    // CEL
+	// AbsoluteTimeout and IdleTimeout bound a connection; 0: the session's limits only.
+	AbsoluteTimeout time.Duration `yaml:"absolute_timeout"`
+	IdleTimeout     time.Duration `yaml:"idle_timeout"`
+	IdleCounts      string        `yaml:"idle_counts" oneof:"client|both"` // default: the sessions' setting
+	DialTimeout     time.Duration `yaml:"dial_timeout" min:"10ms"`
+	MaxConnections  int           `yaml:"max_connections"` // 0: no limit but the sessions'
+	TLSMin          TLSVersion    `yaml:"tls_min" required:"true"`
+	ALPN            []string      `yaml:"alpn"` // protocols that clients may negotiate beside the service's own
+	// AllowCancel forwards PostgreSQL's cancel requests, which old clients send without TLS.
+	AllowCancel bool `yaml:"allow_cancel"`
+}
+
+// Protocols of services.
+const (
+	ProtocolTCP      = "tcp"
+	ProtocolPostgres = "postgres"
+)
+
+// UpstreamTLS is how the upstream is spoken to and checked. There is no way to switch the check off.
+type UpstreamTLS struct {
+	CA          string `yaml:"ca"`          // file, PEM; none: the system's
+	Certificate string `yaml:"certificate"` // file, PEM: our client certificate
+	Key         string `yaml:"key"`         // file, PEM
+	ServerName  string `yaml:"server_name"` // default: the host of upstream
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// Default returns the configuration that an empty file stands for, but for what depends on other
+// keys; complete fills that in. All defaults are in this file.
+func Default() *Config {
+	return &Config{
+		Listen:      []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:8443")},
+		State:       "/var/lib/curfew",
+		Run:         "/run/curfew",
+		User:        "curfew",
+		Enforcement: EnforceKernel,
+		Sessions: Sessions{
+			AbsoluteTimeout: 12 * time.Hour,
+			IdleTimeout:     time.Hour,
+			IdleCounts:      IdleCountsClient,
+			Max:             100_000,
+			Connections:     1000,
+		},
+		Limits: Limits{
+			HandshakeTimeout:         10 * time.Second,
+			Unauthenticated:          1024,
+			UnauthenticatedPerSource: 64,
+			DrainTimeout:             30 * time.Second,
+		},
+	}
+}
+
+func (p *Provider) setDefaults() {
+	p.Scopes = []string{"profile", "email"}
+	p.GroupsClaim = "groups"
+}
+
+func (s *Service) setDefaults() {
+	s.Protocol = ProtocolTCP
+	s.DialTimeout = 10 * time.Second
+	s.TLSMin = tls.VersionTLS13
+}
+
+// complete fills in the defaults that depend on the host or on other keys.
+func (c *Config) complete() {
+	if c.Name == "" {
+		c.Name, _ = os.Hostname() // empty if unknown: then name is reported as missing
+	}
+	if c.URL == "" && len(c.Listen) > 0 {
+		c.URL = "https://" + net.JoinHostPort(c.Name, strconv.Itoa(int(c.Listen[0].Port())))
+	}
+	if c.ControlSocket == "" {
+		c.ControlSocket = filepath.Join(c.Run, "control.sock")
+	}
+	for i := range c.Services {
+		if s := &c.Services[i]; s.IdleCounts == "" {
+			s.IdleCounts = c.Sessions.IdleCounts
+		}
+	}
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// examples returns the YAML blocks of docs/configuration.md, the reference last.
+func examples(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []string
+	for i, part := range strings.Split(string(text), "```") {
+		if code, ok := strings.CutPrefix(part, "yaml\n"); ok && i%2 == 1 {
+			blocks = append(blocks, code)
+		}
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("%d YAML blocks, want the smallest and the reference", len(blocks))
+	}
+	return blocks
+}
+
+func TestExamplesLoad(t *testing.T) {
+	for _, text := range examples(t) {
+		if _, err := parse("docs/configuration.md", "/", []byte(text), Hooks{Compile: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The reference has every key, and shows the default of each that has one.
+func TestReferenceIsComplete(t *testing.T) {
+	d := newDocument("docs/configuration.md", examples(t)[1])
+	shown := Default()
+	d.decode("", d.parse(), reflect.ValueOf(shown).Elem())
+	if err := d.problems.sorted(); err != nil {
+		t.Fatal(err)
+	}
+	defaults := Default()
+	defaults.ControlSocket = "/run/curfew/control.sock" // from run
+	defaults.Services = make([]Service, 1)
+	defaults.Services[0].setDefaults()
+	defaults.Services[0].IdleCounts = defaults.Sessions.IdleCounts
+	defaults.Providers = make([]Provider, 1)
+	defaults.Providers[0].setDefaults()
+	compareShown(t, d, "", reflect.ValueOf(*shown), reflect.ValueOf(*defaults))
+}
+
+func compareShown(t *testing.T, d *document, key string, shown, def reflect.Value) {
+	t.Helper()
+	for i := range shown.NumField() {
+		name := shown.Type().Field(i).Tag.Get("yaml")
+		child, s, v := join(key, name), shown.Field(i), def.Field(i)
+		if d.keys[child] == nil {
+			t.Errorf("docs/configuration.md does not have %s", child)
+			continue
+		}
+		switch {
+		case s.Kind() == reflect.Pointer:
+			compareShown(t, d, child, s.Elem(), reflect.Zero(s.Type().Elem()))
+		case s.Kind() == reflect.Slice && s.Type().Elem().Kind() == reflect.Struct && s.Type().Elem().PkgPath() == shown.Type().PkgPath():
+			compareShown(t, d, child+"[0]", s.Index(0), v.Index(0))
+		case s.Kind() == reflect.Struct && s.Type().PkgPath() == shown.Type().PkgPath():
+			compareShown(t, d, child, s, v)
+		case !v.IsZero() && !reflect.DeepEqual(s.Interface(), v.Interface()):
+			t.Errorf("docs/configuration.md shows %v for %s, the default is %v", s, child, v)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// hasModes is false where files have no permission bits to check.
+const hasModes = runtime.GOOS != "windows"
+
+// tooOpen are the permissions that a secret must not give: anything to others, writing to the group.
+const tooOpen = 0o027
+
+// filePaths returns the names of files in c, by key, for changing them in place.
+func (c *Config) filePaths() map[string]*string {
+	paths := map[string]*string{
+		"tls.certificate": &c.TLS.Certificate,
+		"tls.key":         &c.TLS.Key,
+	}
+	for i := range c.Providers {
+		key := fmt.Sprintf("providers[%d].", i)
+		paths[key+"client_secret_file"] = &c.Providers[i].ClientSecretFile
+		paths[key+"ca_file"] = &c.Providers[i].CAFile
+	}
+	for i := range c.Services {
+		if u := c.Services[i].UpstreamTLS; u != nil {
+			key := fmt.Sprintf("services[%d].upstream_tls.", i)
+			paths[key+"ca"], paths[key+"certificate"], paths[key+"key"] = &u.CA, &u.Certificate, &u.Key
+		}
+	}
+	return paths
+}
+
+// resolve makes relative names of files absolute: they count from dir.
+func (c *Config) resolve(dir string) {
+	for _, p := range c.filePaths() {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+}
+
+// checkFiles notes files that cannot be used, or that give secrets away.
+func (d *document) checkFiles(c *Config) {
+	d.checkPair("tls", c.TLS.Certificate, c.TLS.Key)
+	for i, p := range c.Providers {
+		key := fmt.Sprintf("providers[%d].", i)
+		if b := d.readFile(key+"client_secret_file", p.ClientSecretFile, true); b != nil && len(bytes.TrimSpace(b)) == 0 {
+			d.wrong(key+"client_secret_file", p.ClientSecretFile+" is empty", "put the client secret into it")
+		}
+		d.checkCA(key+"ca_file", p.CAFile)
+	}
+	for i, s := range c.Services {
+		if u := s.UpstreamTLS; u != nil {
+			key := fmt.Sprintf("services[%d].upstream_tls", i)
+			d.checkCA(key+".ca", u.CA)
+			d.checkPair(key, u.Certificate, u.Key)
+		}
+	}
+}
+
+func (d *document) checkCA(key, path string) {
+	if b := d.readFile(key, path, false); b != nil && !x509.NewCertPool().AppendCertsFromPEM(b) {
+		d.wrong(key, path+" has no certificate", "it must have one or more, in PEM")
+	}
+}
+
+func (d *document) checkPair(key, certificate, private string) {
+	cert := d.readFile(key+".certificate", certificate, false)
+	priv := d.readFile(key+".key", private, true)
+	if cert == nil || priv == nil {
+		return
+	}
+	if _, err := tls.X509KeyPair(cert, priv); err != nil {
+		d.wrong(key+".certificate", fmt.Sprintf("%s and %s do not work together", certificate, private), err.Error())
+	}
+}
+
+// readFile returns the contents of a file, or nil if there is none to read or a problem was noted.
+func (d *document) readFile(key, path string, secret bool) []byte {
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		d.wrong(key, fmt.Sprintf("%s: %v", path, reason(err)), "relative names count from the directory of the configuration")
+		return nil
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		d.wrong(key, fmt.Sprintf("%s: %v", path, reason(err)), "")
+		return nil
+	case !fi.Mode().IsRegular():
+		d.wrong(key, path+" is not a regular file", "")
+		return nil
+	case secret && hasModes && fi.Mode().Perm()&tooOpen != 0:
+		d.wrong(key, fmt.Sprintf("%s is a secret, but its mode is %04o", path, fi.Mode().Perm()), "run chmod 0600 "+path)
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		d.wrong(key, fmt.Sprintf("%s: %v", path, reason(err)), "")
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+)
+
+// View is what the agent shows. Its answers are snapshots that the caller may keep.
+// Implementations are safe for concurrent use.
+type View interface {
+	Services() []api.ServiceInfo
+	// Sessions lists live sessions and those that ended not long ago.
+	Sessions() []api.SessionInfo
+	Connections() []api.ConnectionInfo
+}
+
+// Actor does what changes something. By names the caller, for the audit log. An error that is an
+// *api.Error reaches the caller as it is; others are sorted by session.ErrNotFound and
+// session.ErrTooMany, and the rest are internal.
+// Implementations are safe for concurrent use.
+type Actor interface {
+	// Kill ends sessions and returns when the result is known. The request is not empty, and
+	// its Session is empty or a full ID. The context is not cancelled when the caller goes away:
+	// a kill that has begun is finished.
+	Kill(ctx context.Context, req api.KillRequest, by string) (api.KillResult, error)
+	// CreateSession makes a session for a key. The request has a subject, a key and a positive TTL.
+	CreateSession(ctx context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error)
+}
+
+// Health tells how the agent is.
+type Health interface {
+	Status() api.Status
+}

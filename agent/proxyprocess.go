@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/curfew-proxy/curfew/agent/control"
+	"github.com/curfew-proxy/curfew/agent/enforcer"
+	"github.com/curfew-proxy/curfew/agent/hostclock"
+	"github.com/curfew-proxy/curfew/agent/identity"
+	"github.com/curfew-proxy/curfew/agent/metrics"
+	"github.com/curfew-proxy/curfew/agent/policy"
+	"github.com/curfew-proxy/curfew/agent/servercert"
+	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/agent/store"
+	"github.com/curfew-proxy/curfew/bpf"
+	"github.com/curfew-proxy/curfew/proxy"
+)
+
+// Names of the files that the enforcer hands to the proxy process.
+const (
+	fileBundle  = "bundle"
+	fileControl = "control"
+)
+
+// eventsKept is how many events a follower that comes late still gets.
+const eventsKept = 4096
+
+// proxyProcess is everything the unprivileged process is made of. Fields are set in order by its
+// constructors and do not change while it runs; what a reload replaces is behind atomic pointers.
+type proxyProcess struct {
+	version string
+	log     *slog.Logger
+	started time.Time
+	clock   hostclock.Clock
+
+	// From the enforcer.
+	files  map[string]*os.File
+	link   *enforcer.Client
+	kernel *bpf.Tagger // nil with enforcement: userspace
+	bundle atomic.Pointer[bundle]
+
+	// What there is to know.
+	metrics *metrics.Metrics
+	observe *observer
+	policy  atomic.Pointer[policy.Set]
+	store   *store.Store
+	alarm   *hostclock.Alarm
+	table   *session.Table
+
+	localKills *localKills
+
+	// What is done about it.
+	gate       *gate
+	terminator *terminator
+	cert       *servercert.Source
+	providers  []*identity.Provider
+	vault      *identity.Vault
+	logins     *identity.Logins
+	view       *view
+	control    *control.Server
+	api        *apiListener
+	proxy      *proxy.Proxy
+}
+
+// RunProxy is the proxy process: it serves until the enforcer tells it to drain, or ctx is done. It
+// must have been started by the enforcer.
+func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
+	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}}
+	defer p.close()
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"harden process", harden},
+		{"take over from the enforcer", p.inherit},
+		{"open state", p.openState},
+		{"set up enforcement", p.setUpEnforcement},
+		{"set up sign-in", p.setUpSignIn},
+		{"set up control", p.setUpControl},
+		{"open listeners", p.setUpProxy},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return p.run(ctx)
+}
+
+// harden keeps other processes of the same user from reading this one's memory (ptrace, /proc/PID/mem,
+// core dumps): it holds keys and tokens.
+func harden() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
+	}
+	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+}
+
+// inherit takes over what the enforcer has handed to this process.
+func (p *proxyProcess) inherit() error {
+	in, err := enforcer.Inherit()
+	if err != nil {
+		return err
+	}
+	for _, f := range in.Files {
+		p.files[f.Name] = f.File
+	}
+	for _, name := range []string{fileBundle, fileControl} {
+		if p.files[name] == nil {
+			return fmt.Errorf("descriptor %q is missing", name)
+		}
+	}
+	b, err := readBundle(p.files[fileBundle])
+	if err != nil {
+		return err
+	}
+	p.bundle.Store(b)
+	if p.link, err = enforcer.NewClient(in.Pair); err != nil {
+		return err
+	}
+	if len(in.Maps) == 0 {
+		return nil // enforcement: userspace
+	}
+	p.kernel, err = bpf.NewTagger(in.Maps)
+	for _, f := range in.Maps {
+		_ = f.Close() // the Tagger has its own
+	}
+	return err
+}
+
+// openState opens the store, and makes the session table of what it holds.
+func (p *proxyProcess) openState() error {
+	bootID, err := hostclock.BootID()
+	if err != nil {
+		return err
+	}
+	c := p.bundle.Load().Config
+	p.metrics = metrics.New(p.version, metrics.Sources{Sessions: func() int { return p.table.Count() }, Gate: p.gateCounters()})
+	p.observe = &observer{log: p.log, events: control.NewEvents(eventsKept), metrics: p.metrics}
+	p.store, err = store.Open(store.Config{Dir: c.State, BootID: bootID, Clock: p.clock, OnError: p.observe.storeFailed})
+	if err != nil {
+		return err
+	}
+	if p.alarm, err = hostclock.NewAlarm(); err != nil {
+		return err
+	}
+	p.table, err = session.NewTable(session.TableConfig{
+		Clock: p.clock, Alarm: p.alarm, Store: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
+		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.vault.EndLater(e.Session.ID) },
+		OnMove: p.moved,
+	})
+	if err != nil {
+		return err
+	}
+	known, err := p.store.Load()
+	if err != nil {
+		return err
+	}
+	for _, s := range known {
+		if err := p.table.Restore(s); err != nil {
+			return fmt.Errorf("restore sessions: %w", err)
+		}
+	}
+	p.log.Info("state opened", "sessions", p.table.Count(), "known", len(known))
+	p.localKills = &localKills{path: filepath.Join(c.State, localKillsFile)}
+	return nil
+}
+
+func (p *proxyProcess) setUpEnforcement() error {
+	p.gate = &gate{
+		table: p.table, kernel: p.kernel, clock: p.clock, log: p.log, admissions: map[uint64]*admission{},
+		limits: func(service string) (time.Duration, bool) { return p.bundle.Load().serviceLimits(service) },
+		closed: p.observe.closed, lost: p.lost, heed: p.heedLocalKills,
+	}
+	p.terminator = newTerminator(p.gate, p.clock)
+	p.terminator.report = p.observe.ended
+	if p.kernel != nil {
+		p.terminator.destroy = p.link.Kill
+	}
+	if err := p.heedLocalKills(); err != nil {
+		return err
+	}
+	if err := p.localKills.applied(); err != nil {
+		return err
+	}
+	return p.setPolicy(p.bundle.Load())
+}
+
+func (p *proxyProcess) setPolicy(b *bundle) error {
+	set, err := policy.NewSet(b.policies(), p.clock.Wall)
+	if err != nil {
+		return err
+	}
+	p.policy.Store(set)
+	return nil
+}
+
+// moved is session.TableConfig.OnMove.
+func (p *proxyProcess) moved(id session.ID, number uint64) {
+	err := p.gate.move(id, number)
+	switch {
+	case errors.Is(err, bpf.ErrGone):
+		p.lost(id)
+	case err != nil:
+		p.log.Error("session deadline not moved in the kernel: it ends at the old one", "session", id, "error", err)
+	}
+}
+
+// lost ends a session whose entry in the kernel was removed beneath us: kill --local, which does not
+// ask the agent.
+func (p *proxyProcess) lost(id session.ID) {
+	_, err := p.table.End(id, session.End{Reason: session.ReasonKilled, By: "kill --local"})
+	var over *session.EndedError
+	if err != nil && !errors.As(err, &over) {
+		p.log.Error("session ended locally", "session", id, "error", err)
+	}
+}
+
+// close frees what the constructors opened, in reverse order.
+func (p *proxyProcess) close() {
+	if p.proxy != nil {
+		p.proxy.Close()
+	}
+	if p.alarm != nil {
+		_ = p.alarm.Close() // read only
+	}
+	if p.store != nil {
+		if err := p.store.Close(); err != nil {
+			p.log.Error("close state", "error", err)
+		}
+	}
+	if p.kernel != nil {
+		_ = p.kernel.Close() // descriptors, all in the kernel already
+	}
+	if p.link != nil {
+		_ = p.link.Close() // the enforcer sees it
+	}
+}
+
+// run serves. It returns when the enforcer said drain, and all is drained or the time for it is over;
+// or with the error of the first part that failed.
+func (p *proxyProcess) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	parts := []func(context.Context) error{
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.proxy.Run,
+		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads,
+		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
+		func(ctx context.Context) error { return p.drain(ctx, stop) },
+	}
+	for _, provider := range p.providers {
+		parts = append(parts, provider.Run)
+	}
+	for _, part := range parts {
+		group.Go(func() error { return part(ctx) })
+	}
+	if err := p.link.Ready(); err != nil {
+		return err
+	}
+	p.log.Info("serving", "name", p.bundle.Load().Config.Name, "version", p.version, "listeners", p.proxy.Addrs())
+	return group.Wait()
+}
+
+// healthy is asked before each heartbeat: where a lock is stuck it blocks, and the heartbeats stop.
+func (p *proxyProcess) healthy() bool {
+	err := errors.Join(p.heedLocalKills(), p.proxy.Health())
+	if err != nil {
+		p.log.Warn("not healthy", "error", err)
+	}
+	return err == nil
+}
+
+// drain waits for the enforcer's word, lets connections end by themselves for a while, and stops.
+func (p *proxyProcess) drain(ctx context.Context, stop func()) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.link.Drain():
+	}
+	defer stop()
+	timeout := p.bundle.Load().Config.Limits.DrainTimeout
+	p.log.Info("draining", "timeout", timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := p.proxy.Drain(ctx); err != nil {
+		p.log.Warn("not everything ended by itself", "error", err)
+	}
+	return p.link.Goodbye()
+}
+
+var _ net.Listener = (*apiListener)(nil)

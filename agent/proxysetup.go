@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/control"
+	"github.com/curfew-proxy/curfew/agent/identity"
+	"github.com/curfew-proxy/curfew/agent/servercert"
+	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/proxy"
+)
+
+// Limits of the HTTP servers that talk to strangers.
+const (
+	apiHeaderTimeout = 10 * time.Second
+	apiTimeout       = 60 * time.Second // a provider may take long to exchange a code
+	apiIdleTimeout   = 2 * time.Minute
+	apiMaxHeader     = 32 << 10
+	shutdownTimeout  = 2 * time.Second
+)
+
+func (p *proxyProcess) setUpSignIn() error {
+	b := p.bundle.Load()
+	var err error
+	if b.Config.TLS.Certificate == "" {
+		p.cert, err = servercert.SelfMade(b.Config.State, b.certificateHosts())
+	} else {
+		p.cert = &servercert.Source{}
+		err = p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key])
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range b.providers() {
+		provider, err := identity.NewProvider(c, p.log)
+		if err != nil {
+			return fmt.Errorf("provider %s: %w", c.Name, err)
+		}
+		p.providers = append(p.providers, provider)
+	}
+	p.vault = identity.NewVault(p.log, p.metrics.Login)
+	p.logins = identity.NewLogins(identity.LoginsConfig{
+		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
+	})
+	return nil
+}
+
+func (p *proxyProcess) signIns() *signIns {
+	return &signIns{
+		table: p.table, observe: p.observe,
+		config:    func() *bundle { return p.bundle.Load() },
+		authorise: p.Authorize,
+	}
+}
+
+// Authorize implements proxy.Policy with the policy of the moment.
+func (p *proxyProcess) Authorize(s session.Session, service string, source netip.AddrPort) error {
+	return p.policy.Load().Authorize(s, service, source)
+}
+
+func (p *proxyProcess) setUpControl() error {
+	p.view = &view{table: p.table, clock: p.clock, services: func() []api.ServiceInfo { return p.bundle.Load().serviceInfos() }, status: p.status}
+	act := &actor{view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe,
+		gateway: func() string { return p.bundle.Load().gateway() }, ca: p.cert.PEM}
+	var err error
+	p.control, err = control.New(control.Config{
+		View: p.view, Actor: act, Health: p.view, Events: p.observe.events, Metrics: p.metrics.Handler(), Log: p.log,
+	})
+	return err
+}
+
+// status is what the session table does not know.
+func (p *proxyProcess) status() api.Status {
+	c := p.bundle.Load().Config
+	s := api.Status{Node: c.Name, Version: p.version, Started: p.started, Enforcement: c.Enforcement, Ready: true}
+	if p.kernel != nil {
+		s.Layers = []string{"destroy", "sweep", "gate", "stack"}
+	} else {
+		s.Layers = []string{"userspace"}
+		s.Problems = append(s.Problems, "enforcement is in user space: a hung proxy enforces nothing")
+	}
+	if err := p.proxy.Health(); err != nil {
+		s.Ready = false
+		s.Problems = append(s.Problems, err.Error())
+	}
+	for _, provider := range p.providers {
+		if !provider.Ready() {
+			s.Problems = append(s.Problems, fmt.Sprintf("provider %s has not been reached: nobody can sign in there", provider.Name()))
+		}
+	}
+	return s
+}
+
+func (p *proxyProcess) setUpProxy() error {
+	b := p.bundle.Load()
+	services, err := b.proxyServices()
+	if err != nil {
+		return err
+	}
+	p.api = newAPIListener(net.TCPAddrFromAddrPort(b.Config.Listen[0]))
+	l := b.Config.Limits
+	p.proxy, err = proxy.New(proxy.Config{
+		Services: services, Gateway: addresses(b.Config.Listen), API: p.api.take,
+		Sessions: p.table, Policy: p, Gate: p.gate, Observer: p.observe, Certificate: p.cert.Get, Clock: p.clock, Logger: p.log,
+		Limits: proxy.Limits{Handshake: l.HandshakeTimeout, Unauthenticated: l.Unauthenticated, UnauthenticatedPerSource: l.UnauthenticatedPerSource},
+	})
+	return err
+}
+
+func (p *proxyProcess) serveAPI(ctx context.Context) error {
+	handler := identity.NewHandler(identity.HandlerConfig{
+		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Services: p.signIns(), Clock: p.clock,
+	})
+	return p.serveHTTP(ctx, p.api, &http.Server{Handler: handler, ConnState: p.api.connState})
+}
+
+func (p *proxyProcess) serveControl(ctx context.Context) error {
+	l, err := net.FileListener(p.files[fileControl])
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return p.control.Serve(ctx, l)
+}
+
+// serveMetrics serves Prometheus metrics on a TCP listener, if one is configured.
+func (p *proxyProcess) serveMetrics(ctx context.Context) error {
+	addr := p.bundle.Load().Config.Metrics
+	if !addr.IsValid() {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr.String())
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", p.metrics.Handler())
+	return p.serveHTTP(ctx, l, &http.Server{Handler: mux})
+}
+
+func (p *proxyProcess) serveHTTP(ctx context.Context, l net.Listener, server *http.Server) error {
+	server.ReadHeaderTimeout, server.ReadTimeout, server.WriteTimeout = apiHeaderTimeout, apiTimeout, apiTimeout
+	server.IdleTimeout, server.MaxHeaderBytes = apiIdleTimeout, apiMaxHeader
+	server.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close() // whoever is left had their time
+		}
+	}()
+	err := server.Serve(l)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	<-stopped
+	return nil
+}
+
+// gateCounters reads what the gate has counted; nil where there is none.
+func (p *proxyProcess) gateCounters() func() (map[string]uint64, error) {
+	if p.kernel == nil {
+		return nil
+	}
+	return func() (map[string]uint64, error) {
+		s, err := p.kernel.GateStats()
+		return map[string]uint64{
+			"no_socket": s.NoSocket, "untagged": s.Untagged, "reset": s.Resets, "no_session": s.NoSession,
+			"session_over": s.SessionOver, "connection_over": s.ConnectionOver, "unparsed": s.Unparsed,
+		}, err
+	}
+}

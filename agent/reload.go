@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/config"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// reloads takes a new configuration into service when the enforcer says that there is one, until ctx is
+// done. What cannot be taken over without a restart is named in the log; on an error everything
+// stays as it was.
+func (p *proxyProcess) reloads(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.link.Reload():
+		}
+		if err := p.reload(ctx); err != nil {
+			p.log.Error("configuration not reloaded: the old one stays", "error", err)
+			p.observe.publish(api.Event{Type: api.EventReload, Detail: "refused: " + err.Error()})
+		}
+	}
+}
+
+func (p *proxyProcess) reload(ctx context.Context) error {
+	b, err := readBundle(p.files[fileBundle])
+	if err != nil {
+		return err
+	}
+	services, err := b.proxyServices()
+	if err != nil {
+		return err
+	}
+	if b.Config.TLS.Certificate != "" {
+		if err := p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key]); err != nil {
+			return err
+		}
+	}
+	if err := p.proxy.Update(services); err != nil {
+		return fmt.Errorf("services: %w", err)
+	}
+	old := p.bundle.Swap(b)
+	if err := p.setPolicy(b); err != nil {
+		return err // was compiled before by the enforcer: does not happen
+	}
+	later := needRestart(old.Config, b.Config)
+	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
+	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
+	p.reauthorise(ctx)
+	return nil
+}
+
+// needRestart names the keys that have changed and are read at the start only.
+func needRestart(old, now *config.Config) []string {
+	var keys []string
+	for _, k := range []struct {
+		name     string
+		old, now any
+	}{
+		{"name", old.Name, now.Name}, {"listen", old.Listen, now.Listen}, {"url", old.URL, now.URL}, {"state", old.State, now.State},
+		{"run", old.Run, now.Run}, {"user", old.User, now.User}, {"control_socket", old.ControlSocket, now.ControlSocket},
+		{"metrics", old.Metrics, now.Metrics}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
+		{"providers", old.Providers, now.Providers}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
+		{"sessions.connections", old.Sessions.Connections, now.Sessions.Connections},
+		{"tls (between self-made and own)", old.TLS.Certificate == "", now.TLS.Certificate == ""},
+	} {
+		if !reflect.DeepEqual(k.old, k.now) {
+			keys = append(keys, k.name)
+		}
+	}
+	return keys
+}
+
+// reauthorise asks the new policy about every live connection, and ends those that it no longer allows.
+func (p *proxyProcess) reauthorise(ctx context.Context) {
+	for _, e := range p.table.Select(session.Selector{All: true}, false) {
+		for _, c := range e.Conns {
+			err := p.Authorize(e.Session, c.Service, c.Source)
+			if err == nil {
+				continue
+			}
+			p.log.Warn("policy no longer allows a connection", "session", c.Session, "connection", c.ID, "service", c.Service, "error", err)
+			p.gate.because(c, session.ReasonPolicy)
+			if err := p.terminator.cut(ctx, c); err != nil {
+				p.log.Error("connection not ended", "session", c.Session, "connection", c.ID, "error", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Attach adds a live connection to its session and returns the number by which the kernel knows
+// the session, and when the session ends as of now. The connection counts as activity. Returns an
+// *EndedError, ErrNotFound or ErrTooMany; the connection is not attached then.
+func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byID[c.Session]
+	if e == nil {
+		return 0, 0, ErrNotFound
+	}
+	if _, err := t.aliveLocked(e); err != nil {
+		return 0, 0, err
+	}
+	if len(e.conns) >= t.cfg.MaxConns {
+		return 0, 0, fmt.Errorf("%w connections: the limit for a session is %d", ErrTooMany, t.cfg.MaxConns)
+	}
+	if e.conns == nil {
+		e.conns = map[*Connection]bool{}
+	}
+	e.conns[c] = true
+	now := t.cfg.Clock.Boot()
+	e.touch(now)
+	t.rescheduleLocked(e, e.nextCheck(now))
+	c.Activity.Wake = func() { t.Touch(c.Session, t.cfg.Clock.Boot()) }
+	c.Activity.Now = t.cfg.Clock.Coarse
+	return e.number, e.endsAt(), nil
+}
+
+// Detach removes a connection from its session; what it did last still counts as activity. It
+// reports how the session ended if it did, and whether this was the session's last connection.
+func (t *Table) Detach(c *Connection) (ended *End, last bool) {
+	now := t.cfg.Clock.Boot()
+	at := c.Activity.last(now)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byID[c.Session]
+	if e == nil || !e.conns[c] {
+		return nil, false
+	}
+	delete(e.conns, c)
+	if len(e.conns) == 0 {
+		e.conns = nil
+	}
+	if e.ended == nil {
+		e.touch(at)
+		t.rescheduleLocked(e, e.nextCheck(now))
+	}
+	return e.ended, e.conns == nil
+}
+
+// Touch records activity of a session at an instant: its idle lease moves, never back.
+func (t *Table) Touch(id ID, at Instant) {
+	t.mu.Lock()
+	e := t.byID[id]
+	if e == nil || e.ended != nil || at >= e.endsAt() || !e.touch(at) {
+		t.mu.Unlock()
+		return
+	}
+	t.rescheduleLocked(e, e.nextCheck(t.cfg.Clock.Boot()))
+	s, number, live := e.session(), e.number, len(e.conns) > 0
+	t.mu.Unlock()
+	if live {
+		t.moved(s.ID, number)
+	}
+	t.saveSoon(s)
+}
+
+// End ends one session, as EndAll does. Returns ErrNotFound, or an *EndedError if it had ended already.
+func (t *Table) End(id ID, end End) (Ending, error) {
+	endings, err := t.EndAll([]ID{id}, end)
+	if len(endings) == 1 {
+		return endings[0], err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.byID[id]; e != nil && e.ended != nil {
+		return Ending{}, &EndedError{ID: id, End: *e.ended}
+	}
+	return Ending{}, ErrNotFound
+}
+
+// savers is how many ends are made durable at a time; the store shares its fsync among them.
+const savers = 64
+
+// EndAll ends those of the sessions that live, and returns them. OnEnd has been called for all of
+// them before the first is made durable; all are when it returns. With an error of the store they have
+// ended nevertheless, but some might be forgotten in a restart.
+func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
+	if end.At.IsZero() {
+		end.At = t.cfg.Clock.Wall()
+	}
+	var endings []Ending
+	for _, id := range ids {
+		t.mu.Lock()
+		e := t.byID[id]
+		if e == nil || e.ended != nil {
+			t.mu.Unlock()
+			continue
+		}
+		ending := t.endLocked(e, end)
+		t.mu.Unlock()
+		t.ended(ending)
+		endings = append(endings, ending)
+	}
+	return endings, t.saveAll(endings)
+}
+
+func (t *Table) saveAll(endings []Ending) error {
+	errs := make([]error, len(endings))
+	slots := make(chan struct{}, savers)
+	var wg sync.WaitGroup
+	for i, e := range endings {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := t.save(e.Session); err != nil {
+				errs[i] = fmt.Errorf("end session %s: %w", e.Session.ID.Short(), err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Run fires deadlines until ctx is done, and returns nil then.
+func (t *Table) Run(ctx context.Context) error {
+	for {
+		t.fire()
+		if err := t.cfg.Alarm.Wait(ctx); err != nil {
+			return nil
+		}
+	}
+}
+
+// fire looks at every entry that is due.
+func (t *Table) fire() {
+	t.mu.Lock()
+	t.armed = 0 // it went off
+	t.mu.Unlock()
+	for {
+		now := t.cfg.Clock.Boot()
+		t.mu.Lock()
+		if len(t.queue) == 0 || t.queue[0].check > now {
+			t.setAlarmLocked()
+			t.mu.Unlock()
+			return
+		}
+		e := t.queue[0]
+		var ask []*Connection
+		if e.ended == nil && e.idle > 0 && now < e.until {
+			ask = e.connections()
+		}
+		t.mu.Unlock()
+		last := lastActivity(ask, now) // reads the sockets: not under the lock
+		t.mu.Lock()
+		after := t.lookLocked(e, now, last)
+		t.mu.Unlock()
+		after()
+	}
+}
+
+func lastActivity(conns []*Connection, now Instant) Instant {
+	var last Instant
+	for _, c := range conns {
+		last = max(last, c.Activity.last(now))
+	}
+	return last
+}
+
+// lookLocked decides what is due for an entry, and returns what remains to be done without the lock.
+func (t *Table) lookLocked(e *entry, now, last Instant) func() {
+	if t.byID[e.id] != e {
+		return func() {} // forgotten meanwhile
+	}
+	if e.ended != nil {
+		t.removeLocked(e)
+		return func() { t.deleted(e.id) }
+	}
+	moved := e.touch(last)
+	if now >= e.endsAt() {
+		ending := t.endLocked(e, e.timeoutEnd(now, t.cfg.Clock.Wall()))
+		return func() {
+			t.ended(ending)
+			t.saveSoon(ending.Session)
+		}
+	}
+	if e.idleUntil != 0 && now >= e.idleUntil.Add(-e.idle/4) {
+		for c := range e.conns {
+			c.Activity.renew.Store(true)
+		}
+	}
+	t.rescheduleLocked(e, e.nextCheck(now))
+	if !moved {
+		return func() {}
+	}
+	s, number := e.session(), e.number
+	return func() {
+		t.moved(s.ID, number)
+		t.saveSoon(s)
+	}
+}
+
+// endLocked marks an entry ended. The caller calls t.ended and saves without the lock.
+func (t *Table) endLocked(e *entry, end End) Ending {
+	e.ended = &end
+	t.live--
+	t.unbindLocked(e)
+	t.rescheduleLocked(e, t.forgetAtLocked(e))
+	return Ending{Session: e.session(), Number: e.number, Conns: e.connections()}
+}
+
+func (t *Table) rescheduleLocked(e *entry, at Instant) {
+	t.queue.reschedule(e, at)
+	t.setAlarmLocked()
+}
+
+func (e *entry) timeoutEnd(now Instant, wall time.Time) End {
+	if now >= e.until {
+		return End{Reason: ReasonAbsolute, At: wall}
+	}
+	return End{Reason: ReasonIdle, At: wall}
+}
+
+func (t *Table) ended(e Ending) {
+	if t.cfg.OnEnd != nil {
+		t.cfg.OnEnd(e)
+	}
+}
+
+func (t *Table) moved(id ID, number uint64) {
+	if t.cfg.OnMove != nil {
+		t.cfg.OnMove(id, number)
+	}
+}
+
+// saveSoon is for what a restart would find out by itself: a deadline that has passed, activity.
+func (t *Table) saveSoon(s Session) {
+	if t.cfg.Store != nil {
+		t.cfg.Store.SaveSoon(s)
+	}
+}
+
+func (t *Table) deleted(id ID) {
+	if t.cfg.Store != nil {
+		t.cfg.Store.DeleteSoon(id)
+	}
+}

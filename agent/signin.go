@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/config"
+	"github.com/curfew-proxy/curfew/agent/identity"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// signIns implements identity.Sessions and identity.Services on the session table.
+type signIns struct {
+	table     *session.Table
+	observe   *observer
+	config    func() *bundle
+	authorise func(s session.Session, service string, source netip.AddrPort) error
+}
+
+// Create implements identity.Sessions.
+func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Session, error) {
+	c := s.config().Config
+	if err := checkBindAddrs(n.BindAddrs, c.BindAddress); err != nil {
+		return session.Session{}, err
+	}
+	made, err := s.table.Create(session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method,
+		IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}, c.Sessions.AbsoluteTimeout)
+	if err != nil {
+		return session.Session{}, err
+	}
+	s.observe.created(made, n.Identity.Issuer)
+	return made, nil
+}
+
+// ByKey implements identity.Sessions.
+func (s *signIns) ByKey(key session.Key) (session.Session, error) { return s.table.ByKey(key) }
+
+// End implements identity.Sessions.
+func (s *signIns) End(_ context.Context, id session.ID, end session.End) error {
+	_, err := s.table.End(id, end)
+	var over *session.EndedError
+	if errors.As(err, &over) {
+		return nil
+	}
+	return err
+}
+
+// ServicesFor implements identity.Services.
+func (s *signIns) ServicesFor(v session.Session, source netip.AddrPort) []api.Service {
+	var list []api.Service
+	for _, svc := range s.config().userServices() {
+		if s.authorise(v, svc.Name, source) == nil {
+			list = append(list, svc)
+		}
+	}
+	return list
+}
+
+// checkBindAddrs refuses source addresses that the configuration does not let users bind.
+func checkBindAddrs(addrs []netip.Addr, c config.BindAddress) error {
+	if len(addrs) > 0 && !c.Enabled {
+		return &api.Error{Code: api.CodeForbidden, Message: "binding a source address is switched off at this agent",
+			Hint: "use curfew connect; or ask the operator for bind_address: {enabled: true}"}
+	}
+	for _, a := range addrs {
+		if !a.IsPrivate() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !c.AllowPublic {
+			return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("%v is a public address: others may share it", a),
+				Hint: "use curfew connect; or ask the operator for bind_address: {allow_public: true}"}
+		}
+	}
+	return nil
+}

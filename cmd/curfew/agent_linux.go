@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/curfew-proxy/curfew/agent"
+)
+
+// defaultConfig is where the agent's configuration is unless --config says otherwise.
+const defaultConfig = "/etc/curfew/curfew.yaml"
+
+// proxyVerb starts the unprivileged process; the agent runs it, people do not.
+const proxyVerb = "agent-proxy"
+
+// platformCmds are the verbs that only Linux has.
+func (a *app) platformCmds() []*cobra.Command {
+	return []*cobra.Command{a.newAgentCmd(), a.newProxyCmd()}
+}
+
+func (a *app) newAgentCmd() *cobra.Command {
+	var config, level, format string
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the agent: enforce, and serve what the configuration says",
+		Long: `Run the agent in the foreground. It starts as root and becomes two processes: a
+privileged one that enforces and talks to nobody, and an unprivileged one, in a
+cgroup of its own, that talks to the network.
+
+SIGTERM lets connections end by themselves for the configured drain timeout, then
+ends them; a second one does so at once. SIGHUP takes a changed configuration into
+service, if nothing is wrong with it.`,
+		Example: `  curfew config check /etc/curfew/curfew.yaml && curfew agent
+  curfew agent --config ./curfew.yaml --log-format text --log-level debug`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := newLogger(level, format)
+			if err != nil {
+				return err
+			}
+			return agent.Run(c.Context(), agent.Options{
+				ConfigPath: config, Log: log.With("process", "enforcer"),
+				ProxyArgs: []string{proxyVerb, "--log-level", level, "--log-format", format},
+			})
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", defaultConfig, "the configuration file")
+	logFlags(cmd, &level, &format)
+	return cmd
+}
+
+func (a *app) newProxyCmd() *cobra.Command {
+	var level, format string
+	cmd := &cobra.Command{
+		Use:    proxyVerb,
+		Short:  "The agent's unprivileged process; the agent starts it",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := newLogger(level, format)
+			if err != nil {
+				return err
+			}
+			return agent.RunProxy(c.Context(), buildVersion().Version, log.With("process", "proxy"))
+		},
+	}
+	logFlags(cmd, &level, &format)
+	return cmd
+}
+
+func logFlags(cmd *cobra.Command, level, format *string) {
+	cmd.Flags().StringVar(level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(format, "log-format", "json", "json or text")
+}
+
+// newLogger logs to standard error, where service managers collect it.
+func newLogger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usage("--log-level %q: want debug, info, warn or error", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	}
+	return nil, usage("%s", fmt.Sprintf("--log-format %q: want json or text", format))
+}

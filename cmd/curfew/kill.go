@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+)
+
+func (a *app) newKillCmd() *cobra.Command {
+	var req api.KillRequest
+	var local bool
+	var which glass
+	cmd := &cobra.Command{
+		Use:   "kill [SESSION]",
+		Short: "End sessions now, with all their connections, and prove it",
+		Long: `End sessions now: refuse new connections, destroy both sockets of every live one, then
+list the sockets and say what was found. SESSION is an ID or the beginning of one; the
+selectors narrow each other, and --all is needed to end everything.
+
+The exit code is 0 only if nothing is left: 1 if nothing matched, 3 if something could
+not be killed or nobody could verify that it was.
+
+With --local (root), sessions are ended through the objects in the kernel, without
+asking the agent: for when it hangs.`,
+		Example: `  curfew kill 4n6q2x
+  curfew kill --subject alice --reason "laptop stolen"
+  curfew kill --service db --where 'connections.exists(c, now - c.opened > duration("8h"))'
+  curfew kill --group contractors --dry-run
+  curfew kill --local --all`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				req.Session = args[0]
+			}
+			return a.kill(c.Context(), req, local, which)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Subject, "subject", "", "sessions of this subject")
+	f.StringVar(&req.Group, "group", "", "sessions of members of this group")
+	f.StringVar(&req.Service, "service", "", "sessions with a live connection to this service")
+	f.StringVar(&req.Where, "where", "", "sessions for which this CEL expression is true")
+	f.BoolVar(&req.All, "all", false, "every session")
+	f.StringVar(&req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
+	f.BoolVar(&req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
+	f.BoolVar(&local, "local", false, "without the agent, by the kernel's objects alone")
+	f.StringVar(&which.run, "run", defaultRun, "with --local: the agent's run directory")
+	f.StringVar(&which.instance, "instance", "", "with --local: the agent's name, where several are on this host")
+	return cmd
+}
+
+func (a *app) kill(ctx context.Context, req api.KillRequest, local bool, which glass) error {
+	switch others := (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun}); {
+	case req.Empty():
+		return &hinted{err: errors.New("nothing is selected"), code: exitUsage,
+			hint: "name a session, --subject, --group, --service or --where; --all ends every session"}
+	case req.All && req != others:
+		return usage("--all and another selector contradict each other")
+	}
+	kill := a.client().Kill
+	if local {
+		if killLocal == nil {
+			return hint(errors.New("this system cannot kill without the agent"), "only Linux can; leave out --local")
+		}
+		kill = func(_ context.Context, req api.KillRequest) (api.KillResult, error) { return killLocal(which, req) }
+	}
+	res, err := kill(ctx, req)
+	if errors.Is(err, context.Canceled) {
+		return hint(err, "the agent finishes what it has begun; see: curfew events")
+	}
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		if err := a.printJSON(res); err != nil {
+			return err
+		}
+	} else if err := a.printKill(res); err != nil {
+		return err
+	}
+	return verdict(res)
+}
+
+// verdict is nil only if the result proves that nothing is left.
+func verdict(res api.KillResult) error {
+	switch {
+	case len(res.Sessions) == 0:
+		return hint(errors.New("no live session matches"), "list them with: curfew sessions list")
+	case res.DryRun:
+		return nil
+	case res.Left > 0:
+		return &hinted{err: fmt.Errorf("%s could not be ended", count(res.Left, "connection")), code: exitLeft,
+			hint: "the sessions are over and pass no data; repeat the kill, or run: curfew kill --local --all"}
+	case !res.Verified:
+		return &hinted{err: errors.New("the kill could not be verified"), code: exitLeft,
+			hint: "see `curfew doctor` for what this host can prove"}
+	}
+	return nil
+}
+
+func (a *app) printKill(res api.KillResult) error {
+	if len(res.Sessions) == 0 {
+		return nil // the verdict says so
+	}
+	if len(res.Connections) > 0 {
+		t := newTable(a.out, "SESSION", "WHO", "SERVICE", "FROM", "TO", "OUTCOME")
+		for _, c := range res.Connections {
+			outcome := c.Outcome
+			if c.Error != "" {
+				outcome += ": " + c.Error
+			}
+			t.row(c.Session.Short(), c.Subject, c.Service, c.Source.String(), c.Upstream.Tuple.Remote.String(), outcome)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	sessions := count(len(res.Sessions), "session")
+	if res.DryRun {
+		fmt.Fprintf(a.out, "would end %s with %s\n", sessions, count(len(res.Connections), "connection"))
+		return nil
+	}
+	fmt.Fprintf(a.out, "ended %s in %s: %s\n", sessions, precise(res.Took.Duration()), strings.Join(outcomes(res), ", "))
+	_, err := fmt.Fprintf(a.out, "check: %s (by %s)\n", check(res), strings.Join(res.Layers, ", "))
+	return err
+}
+
+func outcomes(res api.KillResult) []string {
+	list := []string{count(res.Destroyed, "connection") + " destroyed"}
+	if res.Gone > 0 {
+		list = append(list, fmt.Sprintf("%d gone already", res.Gone))
+	}
+	if res.Left > 0 {
+		list = append(list, fmt.Sprintf("%d left", res.Left))
+	}
+	return list
+}
+
+func check(res api.KillResult) string {
+	switch {
+	case res.Left > 0:
+		return count(res.Left, "connection") + " left"
+	case res.Verified:
+		return "the sockets were listed, none is left"
+	}
+	return "the sockets could not be listed"
+}

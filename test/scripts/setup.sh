@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what the tests need, as root on Debian or Ubuntu: real peers, tools and the OpenID provider.
+# Does nothing, and asks no package server, where everything is there already.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+# command -> Debian package
+declare -A packages=(
+	[clang]=clang [llvm-strip]=llvm [bpftool]=bpftool
+	[psql]=postgresql-client [/usr/lib/postgresql/*/bin/postgres]=postgresql
+	[redis-server]=redis-server [redis-cli]=redis-tools
+	[ssh]=openssh-client [/usr/sbin/sshd]=openssh-server
+	[/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream
+	[/usr/sbin/nft]=nftables [/usr/sbin/ip]=iproute2 [ss]=iproute2
+	[tcpdump]=tcpdump [openssl]=openssl [gcc]=gcc [node]=nodejs [npm]=npm
+	[/usr/include/bpf/bpf_helpers.h]=libbpf-dev
+)
+missing=()
+for tool in "${!packages[@]}"; do
+	command -v "$tool" >/dev/null 2>&1 || compgen -G "$tool" >/dev/null || missing+=("${packages[$tool]}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	[ "$(id -u)" = 0 ] || { echo "setup: missing ${missing[*]}: run as root, or install them" >&2; exit 1; }
+	command -v apt-get >/dev/null || { echo "setup: missing ${missing[*]}: not a Debian or Ubuntu machine, install them by hand" >&2; exit 1; }
+	echo "setup: installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	# The tests start their own servers: the packages must not start theirs.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
