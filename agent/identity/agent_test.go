@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -82,12 +83,13 @@ type clock struct{}
 
 var started = time.Now()
 
-func (clock) Boot() session.Instant { return session.Instant(time.Since(started)) + 1 }
-func (clock) Wall() time.Time       { return time.Now() }
+func (clock) Boot() session.Instant     { return session.Instant(time.Since(started)) + 1 }
+func (c clock) Coarse() session.Instant { return c.Boot() }
+func (clock) Wall() time.Time           { return time.Now() }
 
 type services struct{}
 
-func (services) ServicesFor(s session.Session) []api.Service {
+func (services) ServicesFor(s session.Session, _ netip.AddrPort) []api.Service {
 	if s.Identity.HasGroup("dba") {
 		return []api.Service{{Name: "db", Protocol: "postgres"}}
 	}

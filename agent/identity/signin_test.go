@@ -4,9 +4,12 @@ package identity_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/cookiejar"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/demoidp"
 	"github.com/curfew-proxy/curfew/agent/identity"
 	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/client"
@@ -192,5 +196,45 @@ func TestSeveralProviders(t *testing.T) {
 	sess, err := client.Login(t.Context(), client.LoginConfig{Agent: c, Provider: "two", OpenBrowser: open, Progress: io.Discard})
 	if err != nil || sess.Identity.Issuer != two.Issuer {
 		t.Errorf("Login at two: %+v, %v", sess, err)
+	}
+}
+
+// TestDemoProvider signs in as `curfew demo` does.
+func TestDemoProvider(t *testing.T) {
+	a := listen(t)
+	p, err := demoidp.Listen(demoidp.Config{ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL("demo"),
+		Users: []demoidp.User{{Name: "alice", Full: "Alice A.", Groups: []string{"dba"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = p.Run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	cfg := a.config("demo", p.Issuer())
+	cfg.Scopes = []string{"profile", "email", "offline_access"}
+	a.serve(t, cfg)
+	a.waitReady(t, "demo")
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Client{Jar: jar, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.roots}}}
+	defer web.CloseIdleConnections()
+	done := make(chan error, 1)
+	open := func(url string) error {
+		go func() { done <- p.SignIn(ctx, web, url, "alice") }()
+		return nil
+	}
+	c := a.connect(t)
+	sess, err := client.Login(t.Context(), client.LoginConfig{Agent: c, OpenBrowser: open, Progress: io.Discard})
+	if err != nil || sess.Identity.Name != "Alice A." || !sess.Identity.HasGroup("dba") {
+		t.Fatalf("Login: %+v, %v", sess, err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("SignIn: %v", err)
+	}
+	if out, err := client.Logout(t.Context(), c); err != nil || !out.Revoked {
+		t.Errorf("Logout: %+v, %v", out, err)
 	}
 }
