@@ -45,6 +45,8 @@ type SessionInfo struct {
 	Left        Seconds `json:"left_seconds"`
 	IdleTimeout Seconds `json:"idle_timeout_seconds,omitzero"`
 	IdleLeft    Seconds `json:"idle_left_seconds,omitzero"`
+	// BindAddrs are source addresses that plain listeners admit for this session.
+	BindAddrs []netip.Addr `json:"bind_addrs,omitempty"`
 
 	Connections       int          `json:"connections"`
 	BytesFromClient   uint64       `json:"bytes_from_client"`

@@ -35,38 +35,41 @@ func pair(t *testing.T) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-func TestFiles(t *testing.T) {
-	cert, key := pair(t)
-	other, _ := pair(t)
-	const text = minimal + `
+const withFiles = minimal + `
 tls: {certificate: cert.pem, key: key.pem}
 providers: [{name: a, issuer: 'https://idp', client_id: x, client_secret_file: secret, ca_file: ca.pem}]
 `
-	for name, tc := range map[string]struct {
-		break_ func(t *testing.T, dir string)
-		want   string // "" for no problem
-	}{
-		"all is well":     {func(*testing.T, string) {}, ""},
-		"group may read":  {func(t *testing.T, dir string) { chmod(t, dir, "key.pem", 0o640) }, ""},
-		"open key":        {func(t *testing.T, dir string) { chmod(t, dir, "key.pem", 0o644) }, "tls.key: D/key.pem is a secret, but its mode is 0644; run chmod 0600 D/key.pem"},
-		"open secret":     {func(t *testing.T, dir string) { chmod(t, dir, "secret", 0o604) }, "providers[0].client_secret_file: D/secret is a secret, but its mode is 0604"},
-		"writable secret": {func(t *testing.T, dir string) { chmod(t, dir, "secret", 0o620) }, "mode is 0620"},
-		"empty secret":    {func(t *testing.T, dir string) { put(t, dir, "secret", []byte(" \n")) }, "D/secret is empty"},
-		"missing secret":  {func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, "secret")) }, "D/secret: no such file"},
-		"secret is a directory": {func(t *testing.T, dir string) {
-			_ = os.Remove(filepath.Join(dir, "secret"))
-			_ = os.Mkdir(filepath.Join(dir, "secret"), 0o700)
-		}, "not a regular file"},
-		"key of another":     {func(t *testing.T, dir string) { put(t, dir, "cert.pem", other) }, "tls.certificate: D/cert.pem and D/key.pem do not work together"},
-		"ca without any":     {func(t *testing.T, dir string) { put(t, dir, "ca.pem", key) }, "providers[0].ca_file: D/ca.pem has no certificate"},
-		"open configuration": {func(t *testing.T, dir string) { chmod(t, dir, "curfew.yaml", 0o666) }, "everybody may write to it"},
-	} {
+
+// Each case breaks one of the files; want is in the message, "" for no problem.
+var brokenFiles = map[string]struct {
+	damage func(t *testing.T, dir string)
+	want   string
+}{
+	"all is well":     {func(*testing.T, string) {}, ""},
+	"group may read":  {func(t *testing.T, dir string) { chmod(t, dir, "key.pem", 0o640) }, ""},
+	"open key":        {func(t *testing.T, dir string) { chmod(t, dir, "key.pem", 0o644) }, "tls.key: D/key.pem is a secret, but its mode is 0644; run chmod 0600 D/key.pem"},
+	"open secret":     {func(t *testing.T, dir string) { chmod(t, dir, "secret", 0o604) }, "providers[0].client_secret_file: D/secret is a secret, but its mode is 0604"},
+	"writable secret": {func(t *testing.T, dir string) { chmod(t, dir, "secret", 0o620) }, "mode is 0620"},
+	"empty secret":    {func(t *testing.T, dir string) { put(t, dir, "secret", []byte(" \n")) }, "D/secret is empty"},
+	"missing secret":  {func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, "secret")) }, "D/secret: no such file"},
+	"secret is a directory": {func(t *testing.T, dir string) {
+		_ = os.Remove(filepath.Join(dir, "secret"))
+		_ = os.Mkdir(filepath.Join(dir, "secret"), 0o700)
+	}, "not a regular file"},
+	"key of another":     {func(t *testing.T, dir string) { other, _ := pair(t); put(t, dir, "cert.pem", other) }, "tls.certificate: D/cert.pem and D/key.pem do not work together"},
+	"ca without any":     {func(t *testing.T, dir string) { _, key := pair(t); put(t, dir, "ca.pem", key) }, "providers[0].ca_file: D/ca.pem has no certificate"},
+	"open configuration": {func(t *testing.T, dir string) { chmod(t, dir, "curfew.yaml", 0o666) }, "everybody may write to it"},
+}
+
+func TestFiles(t *testing.T) {
+	cert, key := pair(t)
+	for name, tc := range brokenFiles {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			for file, b := range map[string][]byte{"cert.pem": cert, "key.pem": key, "ca.pem": cert, "secret": []byte("s3cret"), "curfew.yaml": []byte(text)} {
+			for file, b := range map[string][]byte{"cert.pem": cert, "key.pem": key, "ca.pem": cert, "secret": []byte("s3cret"), "curfew.yaml": []byte(withFiles)} {
 				put(t, dir, file, b)
 			}
-			tc.break_(t, dir)
+			tc.damage(t, dir)
 			c, err := Load(filepath.Join(dir, "curfew.yaml"), hooks)
 			if tc.want == "" {
 				if err != nil {

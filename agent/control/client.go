@@ -23,6 +23,7 @@ import (
 // How long a client waits for the agent.
 const (
 	lookTimeout  = 10 * time.Second
+	probeTimeout = 3 * time.Second
 	killTimeout  = actTimeout + 5*time.Second
 	maxErrorBody = 1 << 16 // bytes
 )
@@ -119,7 +120,14 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, into any) e
 	return c.roundTrip(ctx, http.MethodGet, path+"?"+q.Encode(), nil, into)
 }
 
+// post asks for something that may take long. An agent that hangs is found out before: whoever has
+// to kill a session should know at once that it needs another way.
 func (c *Client) post(ctx context.Context, path string, body, into any) error {
+	probe, cancelProbe := context.WithTimeout(ctx, probeTimeout)
+	defer cancelProbe()
+	if err := c.roundTrip(probe, http.MethodGet, "/v1/status", nil, &api.Status{}); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	b, err := json.Marshal(body)

@@ -91,7 +91,7 @@ func serve(t *testing.T, f *fake, change func(*Config)) (socket string, events *
 	t.Helper()
 	socket = filepath.Join(shortDir(t), "c.sock")
 	events = NewEvents(64)
-	cfg := Config{View: f, Actor: f, Health: f, Events: events, Log: slog.New(slog.DiscardHandler)}
+	cfg := Config{View: f, Actor: f, Health: f, Events: events, Log: discard()}
 	if change != nil {
 		change(&cfg)
 	}
@@ -134,3 +134,5 @@ func shortDir(t *testing.T) string {
 	}
 	return dir
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

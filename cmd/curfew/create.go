@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/client"
 )
 
 // createFlags is what sessions create is told.
@@ -67,7 +68,7 @@ func (a *app) createSession(ctx context.Context, f createFlags) error {
 	if err != nil {
 		return errors.Join(err, files.remove())
 	}
-	if err := files.write(caFile, []byte(res.CA), 0o644); err != nil {
+	if err := files.write(client.CAFile, []byte(res.CA), 0o644); err != nil {
 		return hint(err, "the session exists: end it with: curfew kill %s", res.Session.ID.Short())
 	}
 	if a.json() {

@@ -3,28 +3,16 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
-)
-
-// The files of a client key.
-const (
-	certFile = "cert.pem"
-	keyFile  = "key.pem"
-	caFile   = "ca.pem"
+	"github.com/curfew-proxy/curfew/client"
 )
 
 // clientKey is a fresh client key in PEM, and the name by which the agent knows it.
@@ -33,38 +21,21 @@ type clientKey struct {
 	id        session.Key
 }
 
-// newClientKey makes a P-256 key, which every TLS library can use, and a certificate around it.
-// The certificate says nothing: the agent knows the key and ends the session itself, so the dates
-// are wide.
+// newClientKey makes a fresh key.
 func newClientKey() (*clientKey, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := client.NewKey()
 	if err != nil {
-		return nil, fmt.Errorf("make client key: %w", err)
+		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "curfew client"},
-		NotBefore:    time.Now().Add(-24 * time.Hour), // clocks differ
-		NotAfter:     time.Now().AddDate(10, 0, 0),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, fmt.Errorf("make client certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("make client certificate: %w", err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	cert := k.Certificate()
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
 		return nil, fmt.Errorf("encode client key: %w", err)
 	}
 	return &clientKey{
-		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
 		key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}),
-		id:   session.KeyOf(cert),
+		id:   k.ID(),
 	}, nil
 }
 
@@ -81,14 +52,14 @@ func writeKey(dir string, k *clientKey) (*keyFiles, error) {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	f := &keyFiles{dir: dir}
-	for _, name := range []string{certFile, keyFile, caFile} {
+	for _, name := range []string{client.CertFile, client.KeyFile, client.CAFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			return nil, hint(fmt.Errorf("%s exists already", filepath.Join(dir, name)), "choose another directory with --out, or remove it")
 		}
 	}
-	err := f.write(keyFile, k.key, 0o600)
+	err := f.write(client.KeyFile, k.key, 0o600)
 	if err == nil {
-		err = f.write(certFile, k.cert, 0o644)
+		err = f.write(client.CertFile, k.cert, 0o644)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.remove())

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -30,24 +29,16 @@ name as the TLS server name.`,
 			}
 			t := newTable(a.out, "NAME", "PROTOCOL", "LISTEN", "UPSTREAM", "CONNECTIONS", "ALLOW")
 			for _, s := range list {
-				listen := addresses(s.Listen)
+				listen := joinText(s.Listen)
 				if len(s.Listen) == 0 {
 					listen = "gateway"
 				}
 				if len(s.PlainListen) > 0 {
-					listen += ", plain " + addresses(s.PlainListen)
+					listen += ", plain " + joinText(s.PlainListen)
 				}
 				t.row(s.Name, s.Protocol, listen, s.Upstream, strconv.Itoa(s.Connections), strings.Join(strings.Fields(s.Allow), " "))
 			}
 			return t.flush()
 		},
 	}
-}
-
-func addresses(list []netip.AddrPort) string {
-	texts := make([]string, len(list))
-	for i, a := range list {
-		texts[i] = a.String()
-	}
-	return strings.Join(texts, ", ")
 }

@@ -136,6 +136,7 @@ func (a *app) printSession(s api.SessionInfo) {
 		{"groups", strings.Join(i.Groups, ", ")},
 		{"method", s.Method},
 		{"key", s.Key.String()},
+		{"addresses", joinText(s.BindAddrs)},
 		{"created", when(s.Created)},
 		{"deadline", when(s.Deadline)},
 		{"state", stateText(s)},
@@ -155,6 +156,15 @@ func (a *app) printSession(s api.SessionInfo) {
 			fmt.Fprintf(a.out, "%-10s %s\n", l[0]+":", clean(l[1]))
 		}
 	}
+}
+
+// joinText lists things that have a text form.
+func joinText[T fmt.Stringer](list []T) string {
+	texts := make([]string, len(list))
+	for i, v := range list {
+		texts[i] = v.String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 // when is an instant for people, in the local time zone.

@@ -214,6 +214,16 @@ func (a *Agent) Kill(t testing.TB) {
 	<-a.proc.Exited()
 }
 
+// WaitExit waits until the agent has ended by itself.
+func (a *Agent) WaitExit(t testing.TB) {
+	t.Helper()
+	select {
+	case <-a.proc.Exited():
+	case <-time.After(Patience):
+		t.Fatalf("the agent does not end")
+	}
+}
+
 // CheckNothingLeft fails the test if pins, cgroups or processes of the agent are left.
 func (a *Agent) CheckNothingLeft(t testing.TB, pids ...int) {
 	t.Helper()
