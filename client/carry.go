@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 )
 
@@ -16,6 +17,22 @@ import (
 type closeWriter interface {
 	io.ReadWriter
 	CloseWrite() error
+}
+
+// errCut is read where the TCP stream ends, but TLS had more to say.
+var errCut = errors.New("the other side closed it without a goodbye")
+
+// saysGoodbye makes an end of the TCP stream an error, so that only TLS's own close_notify ends
+// a tunnel well. crypto/tls takes a bare FIN for a good end, though anyone on the way can send
+// one; and a reset that a write has run into is read as a bare FIN, too.
+type saysGoodbye struct{ net.Conn }
+
+func (c saysGoodbye) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = errCut
+	}
+	return n, err
 }
 
 // copied is how one direction ended; both errors are nil if it ended with the sender's end.

@@ -53,6 +53,12 @@ func OpenStore(home string, agent Address) *Store {
 // Path returns the path of one of the store's files.
 func (s *Store) Path(file string) string { return filepath.Join(s.dir, file) }
 
+// Known reports whether the agent has been connected to before.
+func (s *Store) Known() bool {
+	_, err := s.loadAgent()
+	return err == nil
+}
+
 // known is what is kept about an agent.
 type known struct {
 	Address Address `json:"address"`
@@ -105,7 +111,7 @@ func (s *Store) LoadKey() (tls.Certificate, error) {
 // notSignedIn says so, and why if the last session is known to have ended.
 func (s *Store) notSignedIn() error {
 	if sess, err := s.LoadSession(); err == nil && sess.Ended != nil {
-		return endedError(sess)
+		return Ended(sess)
 	}
 	return &api.Error{Code: api.CodeNoCertificate, Message: "you are not signed in", Hint: "run `curfew login`"}
 }

@@ -84,7 +84,8 @@ var reasons = map[session.Reason]string{
 	session.ReasonUnavailable: "the agent could not enforce it any longer",
 }
 
-func endedError(sess api.Session) *EndedError {
+// Ended returns the error for a session that has ended.
+func Ended(sess api.Session) *EndedError {
 	why, ok := reasons[sess.Ended.Reason]
 	if !ok {
 		why = string(sess.Ended.Reason)
@@ -104,7 +105,7 @@ func (a *Agent) explain(ctx context.Context, cause error) error {
 	var e *api.Error
 	switch {
 	case err == nil && sess.Ended != nil:
-		return endedError(sess)
+		return Ended(sess)
 	case errors.As(err, &e) && e.Code == api.CodeUnknownKey:
 		return &EndedError{Reason: session.ReasonUnknownKey, told: &api.Error{Code: e.Code, Cause: cause,
 			Message: "your session has ended, and the agent does not remember why", Hint: "run `curfew login` to sign in again"}}

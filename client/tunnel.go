@@ -90,7 +90,7 @@ func (t *Tunnel) Dial(ctx context.Context) (*tls.Conn, error) {
 	cfg := t.agent.Trust.tlsConfig(t.agent.Address, t.agent.roots, t.agent.cert)
 	cfg.ServerName = t.service
 	cfg.NextProtos = []string{ALPN}
-	conn := tls.Client(raw, cfg)
+	conn := tls.Client(saysGoodbye{raw}, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close() // the handshake's error is the one to tell
 		return nil, unreachable(t.agent.Address, err)

@@ -67,6 +67,7 @@ verified, 4 the session has ended.`,
 		a.newConfigCmd(),
 		a.newVersionCmd(),
 	)
+	root.AddCommand(a.newLoginCmd(), a.newLogoutCmd(), a.newStatusCmd(), a.newConnectCmd())
 	root.AddCommand(a.platformCmds()...)
 	a.guard(root)
 	return root

@@ -125,31 +125,47 @@ func (p *Provider) Stop() {
 // Refresh tries a refresh token at the provider and returns the provider's error code, or "".
 func (p *Provider) Refresh(ctx context.Context, clientID, secret, token string) (string, error) {
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}
-	return p.post(ctx, "/token", clientID, secret, form)
+	a, err := p.post(ctx, "/token", clientID, secret, form)
+	return a.Error, err
+}
+
+// Active asks the provider whether a token is good (RFC 7662). Unlike Refresh, it uses up
+// nothing.
+func (p *Provider) Active(ctx context.Context, clientID, secret, token string) (bool, error) {
+	a, err := p.post(ctx, "/token/introspection", clientID, secret, url.Values{"token": {token}})
+	return a.Active, err
 }
 
 // Revoke revokes a token behind the relying party's back.
-func (p *Provider) Revoke(ctx context.Context, clientID, secret, token string) (string, error) {
-	return p.post(ctx, "/token/revocation", clientID, secret, url.Values{"token": {token}})
+func (p *Provider) Revoke(ctx context.Context, clientID, secret, token string) error {
+	a, err := p.post(ctx, "/token/revocation", clientID, secret, url.Values{"token": {token}})
+	if err == nil && a.Error != "" {
+		err = fmt.Errorf("the provider answered %s", a.Error)
+	}
+	return err
 }
 
-func (p *Provider) post(ctx context.Context, path, clientID, secret string, form url.Values) (string, error) {
+type answer struct {
+	Error  string
+	Active bool
+}
+
+func (p *Provider) post(ctx context.Context, path, clientID, secret string, form url.Values) (a answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.Issuer+path, strings.NewReader(form.Encode()))
 	if err != nil {
-		return "", err
+		return a, err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth(url.QueryEscape(clientID), url.QueryEscape(secret))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return "", err
+		return a, err
 	}
 	defer resp.Body.Close()
-	var answer struct{ Error string }
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil && err != io.EOF {
-		return "", fmt.Errorf("%s answered %s: %w", path, resp.Status, err)
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil && err != io.EOF {
+		return a, fmt.Errorf("%s answered %s: %w", path, resp.Status, err)
 	}
-	return answer.Error, nil
+	return a, nil
 }
 
 // install runs npm ci once per checkout and returns the directory of this package.

@@ -36,7 +36,7 @@ server.listen(config.port, '127.0.0.1', () => {
     issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
     rotateRefreshToken: true,
     async findAccount(ctx, id) {
-      if (!(id in config.users)) return undefined;
+      if (!(id in (config.users ?? {}))) return undefined;
       return { accountId: id, claims: async () => ({ sub: id, ...config.users[id] }) };
     },
     // Its guard against request forgery by clients would keep logout messages from loopback.
@@ -45,7 +45,7 @@ server.listen(config.port, '127.0.0.1', () => {
       return globalThis.fetch(url, options);
     },
     cookies: { keys: ['a key for tests'] },
-    ttl: config.ttl,
+    ttl: config.ttl ?? {},
   });
   provider.on('server_error', (ctx, err) => console.error(err));
   server.on('request', provider.callback());

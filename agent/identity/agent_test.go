@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/identity"
+	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/client"
+	"github.com/curfew-proxy/curfew/test/oidc"
+)
+
+const (
+	clientID     = "curfew"
+	clientSecret = "a secret with spaces, &, %, + and :"
+)
+
+// table is a session table that does what this package may expect of one.
+type table struct {
+	mu    sync.Mutex // guards byKey
+	byKey map[session.Key]session.Session
+	ended func(session.ID) // as the agent does it: told of each end
+}
+
+func (t *table) Create(_ context.Context, n identity.NewSession) (session.Session, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	s := session.Session{ID: session.NewID(), Identity: n.Identity, Key: n.Key, Method: n.Method,
+		Created: now, Deadline: now.Add(time.Hour), Until: clock{}.Boot().Add(time.Hour)}
+	t.byKey[n.Key] = s
+	return s, nil
+}
+
+func (t *table) ByKey(k session.Key) (session.Session, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, ok := t.byKey[k]
+	if !ok {
+		return s, session.ErrUnknownKey
+	}
+	return s, nil
+}
+
+func (t *table) End(_ context.Context, id session.ID, end session.End) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, s := range t.byKey {
+		if s.ID == id && s.Ended == nil {
+			s.Ended = &end
+			t.byKey[k] = s
+			t.ended(id)
+		}
+	}
+	return nil
+}
+
+func (t *table) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byKey)
+}
+
+// clock is CLOCK_BOOTTIME as far as a test can tell.
+type clock struct{}
+
+var started = time.Now()
+
+func (clock) Boot() session.Instant     { return session.Instant(time.Since(started)) + 1 }
+func (c clock) Coarse() session.Instant { return c.Boot() }
+func (clock) Wall() time.Time           { return time.Now() }
+
+type services struct{}
+
+func (services) ServicesFor(s session.Session, _ netip.AddrPort) []api.Service {
+	if s.Identity.HasGroup("dba") {
+		return []api.Service{{Name: "db", Protocol: "postgres"}}
+	}
+	return nil
+}
+
+// agent is the sign-in API over real TLS.
+type agent struct {
+	addr   client.Address
+	roots  *x509.CertPool
+	finger client.Fingerprint
+	logins *identity.Logins
+	vault  *identity.Vault
+	table  *table
+	home   string
+
+	listener net.Listener
+	cert     tls.Certificate
+
+	mu     sync.Mutex // guards counts
+	counts map[string]int
+}
+
+// listen opens the agent's port: providers must know its callback before they start.
+func listen(t *testing.T) *agent {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	addr, err := client.ParseAddress(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{addr: addr, listener: l, home: t.TempDir(), counts: map[string]int{},
+		table: &table{byKey: map[session.Key]session.Session{}}, roots: x509.NewCertPool()}
+	a.cert = agentCert(t)
+	a.finger = client.FingerprintOf(a.cert.Leaf)
+	a.roots.AddCert(a.cert.Leaf)
+	return a
+}
+
+func (a *agent) callbackURL(provider string) string {
+	return "https://" + a.addr.String() + "/callback/" + provider
+}
+
+// serve runs the agent until the test ends.
+func (a *agent) serve(t *testing.T, configs ...identity.Config) {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	ctx, cancel := context.WithCancel(context.Background())
+	group, ctx := errgroup.WithContext(ctx)
+	a.vault = identity.NewVault(log, a.count)
+	a.table.ended = a.vault.EndLater
+	var providers []*identity.Provider
+	for _, cfg := range configs {
+		p, err := identity.NewProvider(cfg, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		providers = append(providers, p)
+		group.Go(func() error { return p.Run(ctx) })
+	}
+	a.logins = identity.NewLogins(identity.LoginsConfig{Providers: providers, Sessions: a.table, Vault: a.vault, Log: log, Count: a.count})
+	h := identity.NewHandler(identity.HandlerConfig{Name: "test", Version: "0", Logins: a.logins, Services: services{}, Clock: clock{}})
+	server := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), TLSConfig: &tls.Config{
+		Certificates: []tls.Certificate{a.cert}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13,
+	}}
+	group.Go(func() error { return a.vault.Run(ctx) })
+	group.Go(func() error { return a.logins.Run(ctx) })
+	group.Go(func() error { _ = server.ServeTLS(a.listener, "", ""); return nil })
+	t.Cleanup(func() {
+		cancel()
+		_ = server.Close()
+		if err := group.Wait(); err != nil {
+			t.Errorf("agent: %v", err)
+		}
+	})
+}
+
+func (a *agent) count(event string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.counts[event]++
+}
+
+func (a *agent) counted(event string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.counts[event]
+}
+
+// connect gets to know the agent as `curfew login --fingerprint` does.
+func (a *agent) connect(t *testing.T) *client.Agent {
+	t.Helper()
+	c, err := client.Connect(t.Context(), client.Config{Home: a.home, Agent: a.addr, Fingerprint: &a.finger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func agentCert(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// withProvider starts a real provider that knows alice, and an agent that uses it.
+func withProvider(t *testing.T) (*agent, *oidc.Provider) {
+	t.Helper()
+	a := listen(t)
+	p := oidc.Start(t, oidc.Options{
+		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp"))},
+		Users:   map[string]oidc.Claims{"alice": {"name": "Alice A.", "email": "alice@example.com", "groups": []string{"dba", "staff"}}},
+	})
+	a.serve(t, a.config("corp", p.Issuer))
+	a.waitReady(t, "corp")
+	return a, p
+}
+
+func (a *agent) config(name, issuer string) identity.Config {
+	return identity.Config{Name: name, Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL(name)}
+}
+
+func (a *agent) waitReady(t *testing.T, name string) {
+	t.Helper()
+	c := a.connect(t)
+	eventually(t, "provider "+name+" is ready", func() bool {
+		info, err := c.Info(t.Context())
+		for _, p := range info.Providers {
+			if p.Name == name && p.Ready {
+				return err == nil
+			}
+		}
+		return false
+	})
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"encoding/json"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+)
+
+func FuzzClaims(f *testing.F) {
+	for _, seed := range []string{
+		`{"sub":"alice","groups":["a"],"amr":["pwd"],"auth_time":1.5}`, `{"sub":"a","SUB":"b"}`, "{\"i\u017fs\":1,\"iss\":2}",
+		`{"sub":"a","sub":"b"}`, `{}`, `[]`, `{"sub":"\u0000"}`, `{"sub":"a"}{}`, `{"_claim_names":{"groups":"x"}}`,
+		`{"groups":{"x":["y"]}}`, `{"auth_time":1e400}`, "\xff", `{"name":"\u202e"}`,
+	} {
+		f.Add([]byte(seed), "groups")
+		f.Add([]byte(seed), "/groups/x")
+	}
+	f.Fuzz(func(t *testing.T, payload []byte, groupsClaim string) {
+		c, err := parseClaims(payload)
+		if err != nil {
+			return
+		}
+		// What encoding/json, and so go-oidc, would read must be what was read here.
+		var loose struct {
+			Sub string `json:"sub"`
+		}
+		looseErr := json.Unmarshal(payload, &loose)
+		id, err := c.identity("https://idp.example", groupsClaim)
+		if err != nil {
+			return
+		}
+		if looseErr != nil || loose.Sub != id.Subject {
+			t.Fatalf("%q: sub is %q here, %q to encoding/json (%v)", payload, id.Subject, loose.Sub, looseErr)
+		}
+		for _, s := range append([]string{id.Subject, id.Name, id.Email, id.ACR}, append(id.Groups, id.AMR...)...) {
+			if strings.ContainsFunc(s, unicode.IsControl) || len(s) > maxText {
+				t.Fatalf("%q got through", s)
+			}
+		}
+	})
+}
+
+func FuzzTokenHeader(f *testing.F) {
+	f.Add(b64([]byte(`{"typ":"JWT"}`)) + ".e30.x")
+	f.Add(b64([]byte(`{"typ":"logout+jwt"}`)))
+	f.Add("..")
+	f.Fuzz(func(_ *testing.T, raw string) { _ = checkTyp(raw) })
+}
+
+// FuzzLoginRequest checks that whatever a client asks for, a code can only go to loopback.
+func FuzzLoginRequest(f *testing.F) {
+	for _, seed := range []string{
+		`{"redirect":"http://127.0.0.1:1234/x","state":"12345678"}`, `{"redirect":"http://[::1]:1/","state":"12345678"}`,
+		`{"redirect":"http://127.0.0.1:1@evil/","state":"12345678"}`, `{"Redirect":"x"}`, `{}{}`, `null`, `{"x":1}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var req api.LoginRequest
+		if decodeBody(strings.NewReader(string(body)), &req) != nil {
+			return
+		}
+		to, err := parseRedirect(req.Redirect, req.State)
+		if err != nil {
+			return
+		}
+		u, err := url.Parse(to.withCode("c"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr, err := netip.ParseAddrPort(u.Host)
+		if err != nil || !addr.Addr().IsLoopback() || addr.Addr().Is4In6() || u.Scheme != "http" || u.User != nil || u.Fragment != "" {
+			t.Fatalf("%q leads to %q", req.Redirect, u)
+		}
+		if q := u.Query(); q.Get("code") != "c" || q.Get("state") != req.State || len(q) != 2 {
+			t.Fatalf("%q has the query %v", req.Redirect, q)
+		}
+	})
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+)
+
+// hostile is a provider that issues whatever a test wants.
+type hostile struct {
+	*httptest.Server
+	key       *rsa.PrivateKey
+	keyFetch  atomic.Int64
+	revoked   atomic.Int64 // revocations confirmed
+	refuse    atomic.Int64 // revocations to refuse first
+	discovery func(doc map[string]any)
+	token     http.HandlerFunc
+}
+
+func newHostile(t *testing.T) *hostile {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hostile{key: key, discovery: func(map[string]any) {}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/.well-known/openid-configuration", h.serveDiscovery)
+	mux.HandleFunc("/keys", h.serveKeys)
+	mux.HandleFunc("/revoke", h.serveRevoke)
+	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) { h.token(w, r) })
+	h.Server = httptest.NewServer(mux)
+	t.Cleanup(h.Close)
+	return h
+}
+
+func (h *hostile) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
+	doc := map[string]any{
+		"issuer": h.URL, "authorization_endpoint": h.URL + "/auth", "token_endpoint": h.URL + "/token",
+		"jwks_uri": h.URL + "/keys", "revocation_endpoint": h.URL + "/revoke",
+		"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
+	}
+	h.discovery(doc)
+	_ = json.NewEncoder(w).Encode(doc)
+}
+
+func (h *hostile) serveKeys(w http.ResponseWriter, _ *http.Request) {
+	h.keyFetch.Add(1)
+	e := big.NewInt(int64(h.key.E)).Bytes()
+	_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{
+		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "k", "n": b64(h.key.N.Bytes()), "e": b64(e),
+	}}})
+}
+
+func (h *hostile) serveRevoke(w http.ResponseWriter, _ *http.Request) {
+	if h.refuse.Add(-1) >= 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	h.revoked.Add(1)
+}
+
+func (h *hostile) sign(t *testing.T, header map[string]any, payload string) string {
+	t.Helper()
+	head, err := json.Marshal(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	input := b64(head) + "." + b64([]byte(payload))
+	sum := sha256.Sum256([]byte(input))
+	sig, err := rsa.SignPKCS1v15(nil, h.key, crypto.SHA256, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return input + "." + b64(sig)
+}
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// provider returns our side of h, after discovery.
+func (h *hostile) provider(t *testing.T, change func(*Config)) *Provider {
+	t.Helper()
+	cfg := Config{Name: "hostile", Issuer: h.URL, ClientID: "us", ClientSecret: "s", RedirectURL: "https://agent.example/callback/hostile"}
+	if change != nil {
+		change(&cfg)
+	}
+	p, err := NewProvider(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const testNonce = "the nonce of this sign-in"
+
+// goodClaims are the claims of an ID token that must be accepted.
+func (h *hostile) goodClaims() map[string]any {
+	now := time.Now().Unix()
+	return map[string]any{"iss": h.URL, "sub": "alice", "aud": "us", "nonce": testNonce, "iat": now, "exp": now + 60}
+}
+
+func TestIDTokens(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, nil)
+	type m = map[string]any
+	set := func(k string, v any) func(m, m) { return func(c, _ m) { c[k] = v } }
+	del := func(k string) func(m, m) { return func(c, _ m) { delete(c, k) } }
+	typ := func(v any) func(m, m) { return func(_, head m) { head["typ"] = v } }
+	now := time.Now().Unix()
+	for _, tc := range []struct {
+		name   string
+		change func(claims, header m)
+		want   string // in the error; empty: accepted
+	}{
+		{"good", func(m, m) {}, ""},
+		{"azp is us", set("azp", "us"), ""},
+		{"audience in an array", set("aud", []string{"us"}), ""},
+		{"typ is JWT", typ("JWT"), ""},
+		{"typ is jwt", typ("application/jwt"), ""},
+		{"iat a little ahead", set("iat", now+30), ""},
+		{"no sub", del("sub"), "sub is missing"},
+		{"empty sub", set("sub", ""), "sub is missing"},
+		{"null sub", set("sub", nil), "sub is missing"},
+		{"number as sub", set("sub", 7), "sub"},
+		{"control character in sub", set("sub", "ali\x00ce"), "not printable"},
+		{"line break in sub", set("sub", "alice\nadmin"), "not printable"},
+		{"bidi override in sub", set("sub", "alice\u202enimda"), "not printable"},
+		{"long sub", set("sub", strings.Repeat("a", 256)), "longer"},
+		{"no iat", del("iat"), "iat is missing"},
+		{"iat in the future", set("iat", now+3600), "in the future"},
+		{"iat is text", set("iat", "now"), "number"},
+		{"no exp", del("exp"), "expired"},
+		{"expired", set("exp", now-1), "expired"},
+		{"no nonce", del("nonce"), "nonce"},
+		{"other nonce", set("nonce", "another"), "nonce"},
+		{"number as nonce", set("nonce", 1), "nonce"},
+		{"foreign azp", set("azp", "them"), "azp"},
+		{"empty azp", set("azp", ""), "azp"},
+		{"other audience", set("aud", "them"), "audience"},
+		{"no audience", del("aud"), "audience"},
+		{"several audiences", func(c, _ m) { c["aud"] = []string{"us", "them"}; c["azp"] = "us" }, "not a trusted audience"},
+		{"other issuer", set("iss", "https://evil.example"), "different provider"},
+		{"no issuer", del("iss"), "different provider"},
+		{"access token", typ("at+jwt"), "type"},
+		{"logout token", typ("logout+jwt"), "type"},
+		{"security event", typ("secevent+jwt"), "type"},
+		{"number as typ", typ(1), "typ"},
+		{"ISS beside iss", set("ISS", "https://evil.example"), "same but for case"},
+		{"Sub beside sub", set("Sub", "root"), "same but for case"},
+		{"long s", set("i\u017fs", h.URL), "same but for case"},
+		{"SUB only", func(c, _ m) { delete(c, "sub"); c["SUB"] = "root" }, "sub is missing"},
+		{"alg none", func(_, head m) { head["alg"] = "none" }, "algorithm"},
+		{"alg HS256", func(_, head m) { head["alg"] = "HS256" }, "algorithm"},
+		{"unknown critical header", func(_, head m) { head["crit"] = []string{"x"}; head["x"] = 1 }, "verify"},
+		{"too long", set("name", strings.Repeat("a", maxIDToken)), "longer"},
+		{"wrong at_hash", set("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), "access token"},
+		{"groups is an object", set("groups", m{"a": 1}), "groups"},
+		{"group is null", set("groups", []any{"a", nil}), "groups"},
+		{"group with a line break", set("groups", []string{"a\nb"}), "group"},
+		{"groups elsewhere", set("_claim_names", m{"groups": "src"}), "source"},
+		{"amr is a number", set("amr", 1), "amr"},
+		{"auth_time is text", set("auth_time", "x"), "auth_time"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			claims, header := h.goodClaims(), m{"alg": "RS256", "kid": "k"}
+			tc.change(claims, header)
+			payload, err := json.Marshal(claims)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, err := p.verifyIDToken(t.Context(), p.meta.Load(), h.sign(t, header, string(payload)), "access", testNonce)
+			if tc.want == "" {
+				if err != nil || id.Subject != "alice" || id.Issuer != h.URL {
+					t.Errorf("verify = %+v, %v", id, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("verify: %v; want an error with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestGoOIDCStillNeedsUs documents why the checks above exist: were go-oidc to make them itself,
+// they could go.
+func TestGoOIDCStillNeedsUs(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, nil)
+	payload := fmt.Sprintf(`{"iss":%q,"sub":"","aud":["us","them"],"azp":"them","exp":%d,"iat":%[2]d}`, h.URL, time.Now().Unix()+9999)
+	tok := h.sign(t, map[string]any{"alg": "RS256", "kid": "k", "typ": "logout+jwt"}, payload)
+	if _, err := p.meta.Load().verifier.Verify(oidc.ClientContext(t.Context(), p.client), tok); err != nil {
+		t.Errorf("go-oidc refuses it now: %v", err)
+	}
+}
+
+func TestDuplicateClaims(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, nil)
+	good, err := json.Marshal(h.goodClaims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, extra := range []string{`"sub":"root"`, `"Nonce":"x"`, `"azp":"us","AZP":"them"`} {
+		payload := strings.TrimSuffix(string(good), "}") + "," + extra + "}"
+		tok := h.sign(t, map[string]any{"alg": "RS256", "kid": "k"}, payload)
+		if _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
+			t.Errorf("%s was accepted", payload)
+		}
+	}
+}
+
+// TestKeyFetchesAreLimited: go-oidc alone fetches the keys once per bad token.
+func TestKeyFetchesAreLimited(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, nil)
+	payload, err := json.Marshal(h.goodClaims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		tok := h.sign(t, map[string]any{"alg": "RS256", "kid": fmt.Sprint("unknown", i)}, string(payload))
+		if _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
+			t.Fatal("a token with an unknown key was accepted")
+		}
+	}
+	if n := h.keyFetch.Load(); n > keyFetchBurst+1 {
+		t.Errorf("50 bad tokens made %d fetches of the keys", n)
+	}
+	tok := h.sign(t, map[string]any{"alg": "RS256", "kid": "k"}, string(payload))
+	if _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err != nil {
+		t.Errorf("a good token after bad ones: %v", err)
+	}
+}
+
+// TestRemovedKeys: go-oidc alone honours a key for ever that its provider has withdrawn.
+func TestRemovedKeys(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, nil)
+	now := time.Now()
+	p.meta.Load().keys.now = func() time.Time { return now }
+	payload, err := json.Marshal(h.goodClaims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := h.sign(t, map[string]any{"alg": "RS256", "kid": "k"}, string(payload))
+	verify := func() error {
+		_, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce)
+		return err
+	}
+	if err := verify(); err != nil {
+		t.Fatal(err)
+	}
+	if h.key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(keysMaxAge)
+	if verify() == nil {
+		t.Error("the withdrawn key is honoured after its time")
+	}
+}
