@@ -139,7 +139,11 @@ func (p *proxyProcess) inherit() error {
 	for _, f := range in.Maps {
 		_ = f.Close() // the Tagger has its own
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// We would serve without a gate otherwise. The number is below all that the table will give out.
+	return p.kernel.SelfTest(session.FirstNumber(p.clock.Boot()))
 }
 
 // openState opens the store, and makes the session table of what it holds.

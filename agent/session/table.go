@@ -91,11 +91,14 @@ func NewTable(cfg TableConfig) (*Table, error) {
 		byKey:  map[Key]*entry{},
 		byAddr: map[netip.Addr]map[*entry]bool{},
 		people: map[[2]string]*person{},
-		// Numbers go up by one a session from the microseconds since boot: a later process of the
-		// same boot starts above every number an earlier one can have given out.
-		number: uint64(cfg.Clock.Boot()) / uint64(time.Microsecond),
+		number: FirstNumber(cfg.Clock.Boot()),
 	}, nil
 }
+
+// FirstNumber is where session numbers start that are given out from now on: the microseconds since
+// boot. They go up by one a session, so a later process of the same boot starts above every number
+// that an earlier one can have given out.
+func FirstNumber(now Instant) uint64 { return uint64(now) / uint64(time.Microsecond) }
 
 // Create adds a session that starts now, durably, and returns it. It sets Created, Deadline,
 // Until and the idle lease from absolute and idle (zero idle: never). The session's ID may be

@@ -97,6 +97,8 @@ func (open) Register(*session.Connection, *net.TCPConn, *net.TCPConn) (func(sess
 	return func(session.Reason, error) {}, nil
 }
 
+func (o open) Coarse() session.Instant { return o.Boot() }
+
 func (open) Boot() session.Instant {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail since Linux 2.6.39

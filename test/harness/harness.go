@@ -62,6 +62,8 @@ type Config struct {
 	Services string
 	// Extra is more YAML at the top level.
 	Extra string
+	// Gateway is its address; empty for a free port of 127.0.0.1.
+	Gateway string
 }
 
 // Agent is a running agent.
@@ -88,7 +90,10 @@ func Start(t testing.TB, c Config) *Agent {
 	}
 	a := &Agent{
 		Name: "test-" + strings.ToLower(rand.Text()[:8]), Dir: dir,
-		Gateway: fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t)), Socket: filepath.Join(dir, "run", "control.sock"),
+		Gateway: c.Gateway, Socket: filepath.Join(dir, "run", "control.sock"),
+	}
+	if a.Gateway == "" {
+		a.Gateway = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
 	}
 	a.Control = control.NewClient(a.Socket)
 	a.Configure(t, c)
