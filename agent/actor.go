@@ -23,6 +23,7 @@ type actor struct {
 	terminator *terminator
 	clock      session.Clock
 	observe    *observer
+	heed       func() error  // what kill --local ended is older than what is created from now on
 	gateway    func() string // host:port that clients use
 	ca         func() []byte // PEM
 }
@@ -31,7 +32,10 @@ type actor struct {
 const methodControl = "control"
 
 // CreateSession implements control.Actor.
-func (a *actor) CreateSession(ctx context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error) {
+func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error) {
+	if err := a.heed(); err != nil {
+		return api.CreateSessionResult{}, err
+	}
 	s, err := a.table.Create(session.Session{
 		Key: req.Key, Method: methodControl, IdleTimeout: req.Idle.Duration(),
 		Identity: session.Identity{Issuer: methodControl, Subject: req.Subject, Name: req.Name, Groups: req.Groups, AuthTime: a.clock.Wall()},

@@ -50,12 +50,15 @@ func KillLocal(b BreakGlass, req api.KillRequest) (api.KillResult, error) {
 	}
 	var report bpf.PinnedReport
 	if req.All {
-		report, err = pinned.EndAll()
+		if report, err = pinned.End(func(bpf.PinnedSession) bool { return true }); err == nil {
+			_, err = pinned.EndAll() // also what came while the list was read
+		}
 	} else {
 		report, err = pinned.End(matchLocal(req))
 	}
 	result := localResult(report, time.Since(began))
 	result.Verified = err == nil
+	result.Noted = infoErr == nil
 	if err == nil && infoErr != nil {
 		err = fmt.Errorf("ended, but an agent that restarts might not know: %w", infoErr)
 	}

@@ -61,7 +61,7 @@ func (p *proxyProcess) signIns() *signIns {
 	return &signIns{
 		table: p.table, observe: p.observe,
 		config:    func() *bundle { return p.bundle.Load() },
-		authorise: p.Authorize,
+		authorise: p.Authorize, heed: p.heedLocalKills,
 	}
 }
 
@@ -72,7 +72,7 @@ func (p *proxyProcess) Authorize(s session.Session, service string, source netip
 
 func (p *proxyProcess) setUpControl() error {
 	p.view = &view{table: p.table, clock: p.clock, services: func() []api.ServiceInfo { return p.bundle.Load().serviceInfos() }, status: p.status}
-	act := &actor{view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe,
+	act := &actor{view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe, heed: p.heedLocalKills,
 		gateway: func() string { return p.bundle.Load().gateway() }, ca: p.cert.PEM}
 	var err error
 	p.control, err = control.New(control.Config{

@@ -21,6 +21,7 @@ type signIns struct {
 	table     *session.Table
 	observe   *observer
 	config    func() *bundle
+	heed      func() error // what kill --local ended is older than what is created from now on
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 
@@ -28,6 +29,9 @@ type signIns struct {
 func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Session, error) {
 	c := s.config().Config
 	if err := checkBindAddrs(n.BindAddrs, c.BindAddress); err != nil {
+		return session.Session{}, err
+	}
+	if err := s.heed(); err != nil {
 		return session.Session{}, err
 	}
 	made, err := s.table.Create(session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method,

@@ -64,7 +64,7 @@ func TestArmAndDisarm(t *testing.T) {
 	p := r.connect("tcp4")
 	near := r.open(1, 9*time.Second)
 	r.tag(&p, 1, 0)
-	timers := func() int { return r.proxy.do(order{Do: "timers", Conn: p.conn}).Bytes }
+	timers := func() int { return r.proxy.do(order{Do: "timeout", Conn: p.conn}).Bytes }
 	for _, step := range []struct {
 		deadline session.Instant
 		want     int

@@ -35,9 +35,6 @@ func capableMain() error {
 	if err := o.AttachGate(dir); err != nil {
 		return err
 	}
-	if can, err := o.CanDestroy(); !can {
-		return err
-	}
 	if _, err := o.Sweep(); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -73,11 +74,23 @@ func TestGateShutsWithOwnerStopped(t *testing.T) {
 		_, err := p.far.Read(drain)
 		return errors.Is(err, os.ErrDeadlineExceeded)
 	})
-	sent := bytesReceived(t, p.sock)
+	glass, err := OpenPinned(filepath.Base(r.objects.pins.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer glass.Close()
+	dropped := func() uint64 {
+		all, err := glass.Sessions()
+		if err != nil || len(all) != 1 {
+			t.Fatalf("sessions: %v, %v", all, err)
+		}
+		return all[0].Dropped.Packets
+	}
+	sent, before := bytesReceived(t, p.sock), dropped()
 	if _, err := p.far.Write(make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond) // time for the write to be tried more than once
+	eventually(t, "the write and what is sent again are dropped", func() bool { return dropped() >= before+3 })
 	if n := bytesReceived(t, p.sock); n != sent {
 		t.Errorf("the stopped owner's socket received %d bytes after the deadline", n-sent)
 	}

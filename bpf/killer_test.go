@@ -51,7 +51,7 @@ func (p *proxyState) dialMany(o order) error {
 }
 
 // closeDead closes the connections that are no longer established, to get their descriptors back.
-func (p *proxyState) closeDead([]session.Socket) {
+func (p *proxyState) closeDead() {
 	p.conns = slices.DeleteFunc(p.conns, func(c *net.TCPConn) bool {
 		var info *unix.TCPInfo
 		err := control(c, func(fd int) (err error) {
@@ -73,12 +73,12 @@ type crowd struct {
 	addr   string
 	far    *proxyProcess
 	killer *Killer
+	number uint64 // the crowd's session
 	socks  map[uint64]session.Socket
 }
 
 func newCrowd(b testing.TB, r *rig, far *proxyProcess) *crowd {
 	c := &crowd{rig: r, far: far, socks: map[uint64]session.Socket{}}
-	c.open(1, time.Hour)
 	c.addr = c.proxy.do(order{Do: "listen", Network: "tcp4", Addr: "127.0.0.1:0"}).Addr
 	d := newDestroyer(b)
 	var err error
@@ -92,9 +92,13 @@ func newCrowd(b testing.TB, r *rig, far *proxyProcess) *crowd {
 func (c *crowd) fill(n int) {
 	c.t.Helper()
 	missing := n - len(c.socks)
+	if missing == n {
+		c.number++
+		c.open(c.number, time.Hour)
+	}
 	c.proxy.do(order{Do: "closedead"})
 	c.far.do(order{Do: "closedead"})
-	if err := c.proxy.in.Encode(order{Do: "acceptn", Number: 1, Bytes: missing}); err != nil {
+	if err := c.proxy.in.Encode(order{Do: "acceptn", Number: c.number, Bytes: missing}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.far.do(order{Do: "dialn", Network: "tcp4", Addr: c.addr, Bytes: missing})
@@ -124,6 +128,9 @@ func (c *crowd) take(n int) []session.Socket {
 func (c *crowd) kill(n int) time.Duration {
 	c.t.Helper()
 	victims := c.take(n)
+	if len(c.socks) == 0 { // the whole session
+		c.proxy.do(order{Do: "end", Number: c.number})
+	}
 	start := time.Now()
 	outcomes, err := c.killer.Kill(victims)
 	took := time.Since(start)
@@ -182,7 +189,7 @@ func BenchmarkKill(b *testing.B) {
 					c.fill(size)
 					theirs = append(theirs, c.ssKill(k.n))
 				}
-				c.proxy.do(order{Do: "end", Number: 1})
+				c.proxy.try(order{Do: "end", Number: c.number}) // it may have ended
 				if _, err := c.objects.Sweep(); err != nil {
 					return err
 				}

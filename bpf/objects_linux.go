@@ -205,9 +205,15 @@ func (m *curfewMaps) ordered() []*ebpf.Map {
 	return []*ebpf.Map{m.Sessions, m.Socks, m.Conns, m.Labels, m.GateStats}
 }
 
-// Clear empties the session maps. Every tagged socket that still exists then passes nothing.
-func (o *Objects) Clear() error {
-	return errors.Join(clearMap[uint64](o.maps.Sessions), clearMap[uint64](o.maps.Labels), clearMap[curfewTuple](o.maps.Conns))
+// EndAll ends everything: it empties the session map, so that every tagged socket passes nothing,
+// destroys those sockets in the caller's network namespace, and takes all off the books. It returns
+// what it did to each socket.
+func (o *Objects) EndAll() ([]Record, error) {
+	if err := clearMap[uint64](o.maps.Sessions); err != nil {
+		return nil, err
+	}
+	done, err := o.Sweep()
+	return done, errors.Join(err, clearMap[uint64](o.maps.Labels), clearMap[curfewTuple](o.maps.Conns))
 }
 
 // clearMap deletes every entry of a hash map, also while others insert.

@@ -217,6 +217,7 @@ func (p *Pinned) End(match func(PinnedSession) bool) (PinnedReport, error) {
 		if err := p.maps.Sessions.Delete(&s.Number); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return r, fmt.Errorf("end session %d: %w", s.Number, err)
 		}
+		_ = p.maps.Labels.Delete(&s.Number) // a stale label harms nobody
 		r.Sessions = append(r.Sessions, s)
 	}
 	return r, p.destroyEnded(&r)

@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -53,6 +55,11 @@ func TestBreakGlass(t *testing.T) {
 	// The proxy wakes up and tries to renew the lease.
 	r.proxy.signal(unix.SIGCONT)
 	r.proxy.refused(ErrGone, order{Do: "move", Number: 1, Deadline: Now().Add(time.Hour)})
+	r.proxy.refused(ErrGone, order{Do: "end", Number: 1})
+	var label curfewLabel
+	if err := r.objects.maps.Labels.Lookup(uint64(1), &label); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("label of the ended session: %v", err)
+	}
 	q := r.connect("tcp4")
 	r.proxy.refused(ErrGone, order{Do: "tag", Conn: q.conn, Number: 1, Leg: session.ClientLeg})
 	if !r.passes(b) {
@@ -183,8 +190,8 @@ func TestLoadRecoversFromKilledAgent(t *testing.T) {
 			t.Error("a socket of the killed agent survives the new start")
 		}
 	}
-	if err := r.proxy.cmd.Process.Signal(unix.Signal(0)); err == nil {
-		_ = r.proxy.cmd.Wait()
+	if err := r.proxy.cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the killed agent's proxy: %v", err)
 	}
 	if all, err := r.objects.List(); err != nil || len(all) != 0 {
 		t.Errorf("list after the new start: %v, %v", all, err)

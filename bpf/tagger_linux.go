@@ -120,11 +120,12 @@ func (t *Tagger) Move(number uint64, deadline session.Instant) error {
 // none. It returns what the gate has dropped of it so far. ErrGone if it was ended before.
 func (t *Tagger) End(number uint64) (Dropped, error) {
 	var s curfewSession
-	if err := t.maps.Sessions.LookupAndDelete(&number, &s); err != nil {
-		return Dropped{}, fmt.Errorf("end session %d: %w", number, mapError(err))
+	err := t.maps.Sessions.LookupAndDelete(&number, &s)
+	if labelErr := t.maps.Labels.Delete(&number); err == nil && !errors.Is(labelErr, ebpf.ErrKeyNotExist) {
+		err = labelErr
 	}
-	if err := t.maps.Labels.Delete(&number); err != nil {
-		return Dropped{}, fmt.Errorf("unlabel session %d: %w", number, mapError(err))
+	if err != nil {
+		return Dropped{}, fmt.Errorf("end session %d: %w", number, mapError(err))
 	}
 	return Dropped{Packets: s.DroppedPackets, Bytes: s.DroppedBytes}, nil
 }
@@ -204,10 +205,12 @@ func (t *Tagger) Retag(conn syscall.Conn, sock session.Socket, number uint64, de
 		if _, err := t.live(number); err != nil {
 			return err
 		}
-		if err := relaxTimers(fd); err != nil { // the new tag says that it is not armed
+		if err := t.put(fd, curfewTag{Number: number, Leg: uint8(sock.Leg), DeadlineBootNs: uint64(deadline)}); err != nil {
 			return err
 		}
-		if err := t.put(fd, curfewTag{Number: number, Leg: uint8(sock.Leg), DeadlineBootNs: uint64(deadline)}); err != nil {
+		// The new tag says that the socket is not armed; so make it true, and not before: a sweep
+		// could arm it again under the old tag.
+		if err := relaxTimers(fd); err != nil {
 			return err
 		}
 		return t.enter(sock, number)

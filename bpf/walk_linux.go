@@ -116,11 +116,6 @@ func (w *walker) sweepOnce() ([]Record, error) {
 // List returns every tagged socket and destroys none. It arms like Sweep.
 func (w *walker) List() ([]Record, error) { return w.collect(w.list, nil) }
 
-// Cookies adds the cookies of every tagged socket to set: List without the cost of the rest.
-func (w *walker) Cookies(set map[uint64]struct{}) error {
-	return w.pass(w.list, func(r *curfewRecord) { set[r.Cookie] = struct{}{} })
-}
-
 func (w *walker) collect(it *link.Iter, keep func(*curfewRecord) bool) ([]Record, error) {
 	var out []Record
 	err := w.pass(it, func(r *curfewRecord) {

@@ -107,9 +107,7 @@ var refusals = []refusal{
 	{"TLS 1.2", "db", shake(func(_ *testing.T, _ *rig, c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), session.ReasonHandshake},
 	{"wrong ALPN", "db", shake(func(_ *testing.T, _ *rig, c *tls.Config) { c.NextProtos = []string{"h2"} }), session.ReasonHandshake},
 	{"policy", "db", func(t *testing.T, r *rig, c net.Conn) {
-		r.mu.Lock()
-		r.deny = errors.New("not on a Sunday")
-		r.mu.Unlock()
+		r.denyAll()
 		shake(nothing)(t, r, c)
 	}, session.ReasonDenied},
 	{"gate", "db", func(t *testing.T, r *rig, c net.Conn) {
@@ -270,7 +268,7 @@ func TestRefusalAlerts(t *testing.T) {
 		{"unknown key", strangerKey, alertCertificateUnknown},
 		{"ended", endedKey, alertCertificateRevoked},
 		{"none", func(_ *testing.T, _ *rig, c *tls.Config) { c.Certificates = nil }, alertCertificateRequired},
-		{"denied", func(_ *testing.T, r *rig, _ *tls.Config) { r.deny = errors.New("no") }, alertAccessDenied},
+		{"denied", func(_ *testing.T, r *rig, _ *tls.Config) { r.denyAll() }, alertAccessDenied},
 		{"unknown service", func(_ *testing.T, r *rig, c *tls.Config) {
 			r.addrs["db"], c.NextProtos, c.ServerName = r.addrs["gateway"], []string{alpnCurfew}, "nope"
 		}, 112},

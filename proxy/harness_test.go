@@ -87,6 +87,12 @@ func (f *fakes) Authorize(session.Session, string, netip.AddrPort) error {
 	return f.deny
 }
 
+func (f *fakes) denyAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deny = errors.New("not on a Sunday")
+}
+
 func (f *fakes) Register(c *session.Connection, client, upstream *net.TCPConn) (func(session.Reason, error), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -350,10 +356,11 @@ func noLeaks(t testing.TB) {
 	t.Helper()
 	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
 	t.Cleanup(func() {
-		drainPipes()
 		var g int
 		var f map[string]string
 		for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			drainPipes()
+			runtime.GC() // runs the finalizers of those that the pool dropped
 			g, f = runtime.NumGoroutine(), openFiles(t)
 			if g <= goroutines && len(f) <= len(fds) {
 				return

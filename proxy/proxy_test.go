@@ -270,9 +270,11 @@ func TestMaxConnections(t *testing.T) {
 	r := echoRig(t, func(_ *rig, c *Config) { c.Services[0].MaxConnections = 1 })
 	first := r.dial("db")
 	roundTrip(t, first)
-	if _, err := r.dial("db").Read(make([]byte, 1)); err == nil {
+	second := r.dial("db")
+	if _, err := second.Read(make([]byte, 1)); err == nil {
 		t.Fatal("one too many")
 	}
+	second.Close()
 	refused, _, _ := r.events()
 	if len(refused) != 1 || refused[0].Reason != session.ReasonTooMany || refused[0].Session == nil {
 		t.Fatalf("%+v", refused)

@@ -149,6 +149,9 @@ type KillResult struct {
 	Took Seconds `json:"took_seconds"`
 	// Verified is set when the sockets were listed after the kill and none was left.
 	Verified bool `json:"verified"`
+	// Noted is set by kill --local when it has left word for the agent, which ends the sessions that
+	// have no connection on this host.
+	Noted bool `json:"noted,omitempty"`
 	// Layers names the layers of enforcement that took part: "destroy", "sweep", "gate",
 	// "userspace".
 	Layers      []string           `json:"layers"`

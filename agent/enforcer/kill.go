@@ -5,6 +5,7 @@
 package enforcer
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,7 +41,7 @@ func (s *server) kill(m *message, socks []session.Socket) error {
 		s.busy.Store(false)
 	}()
 	start := time.Now()
-	outcomes, err := s.killer.Kill(socks)
+	outcomes, err := s.destroy(socks)
 	took := time.Since(start)
 	if err != nil {
 		s.log.Error("kill went wrong", "number", m.number, "sockets", len(socks), "error", err)
@@ -60,4 +61,18 @@ func (s *server) kill(m *message, socks []session.Socket) error {
 		outcomes = outcomes[n:]
 	}
 	return nil
+}
+
+// errUserspace: the proxy asks for what it was told is not to be had.
+var errUserspace = errors.New("enforcement is in user space")
+
+func (s *server) destroy(socks []session.Socket) ([]bpf.Outcome, error) {
+	if s.killer != nil {
+		return s.killer.Kill(socks)
+	}
+	outcomes := make([]bpf.Outcome, len(socks))
+	for i := range outcomes {
+		outcomes[i] = bpf.Failed
+	}
+	return outcomes, errUserspace
 }

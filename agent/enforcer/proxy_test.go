@@ -53,6 +53,7 @@ type answer struct {
 	Caps    string
 	Sockets []session.Socket
 	Report  Report
+	Took    time.Duration // of the kill, as the proxy sees it
 	Err     string
 
 	after func() // what is done when the answer is out: it ends the proxy
@@ -80,15 +81,20 @@ func testProxyMain() error {
 	if p.client, err = NewClient(in.Pair); err != nil {
 		return err
 	}
-	if p.tagger, err = bpf.NewTagger(in.Maps); err != nil {
-		return err
+	if len(in.Maps) > 0 {
+		if p.tagger, err = bpf.NewTagger(in.Maps); err != nil {
+			return err
+		}
+		if err := p.tagger.SelfTest(uint64(bpf.Now())); err != nil {
+			return err
+		}
+		if err := p.tagger.Open(1, bpf.Now().Add(time.Hour), bpf.Label{Subject: "alice"}); err != nil {
+			return err
+		}
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	if p.listener, err = lc.Listen(context.Background(), "tcp4", "127.0.0.1:0"); err != nil {
-		return err
-	}
-	if err := p.tagger.Open(1, bpf.Now().Add(time.Hour), bpf.Label{Subject: "alice"}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -175,7 +181,9 @@ func (p *testProxy) do(o order) (a answer, err error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
+		start := time.Now()
 		a.Report, err = p.client.Kill(ctx, 1, o.Sockets)
+		a.Took = time.Since(start)
 		a.Sockets = nil
 	case "move":
 		err = p.tagger.Move(1, o.Deadline)

@@ -19,11 +19,11 @@ import (
 	"github.com/curfew-proxy/curfew/bpf"
 )
 
-// server answers one proxy process. It reads a blocking descriptor on a thread of its own: a kill
-// waits for no scheduler and no poller.
+// server answers one proxy process. It reads a blocking descriptor on a thread of its own: as fast as
+// the runtime's poller (16 us a round trip, either way), and no other thread has to be awake for it.
 type server struct {
 	fd     int
-	killer *bpf.Killer
+	killer *bpf.Killer // nil with Config.Userspace
 	log    *slog.Logger
 
 	started time.Time    // beat counts from here

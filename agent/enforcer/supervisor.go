@@ -31,10 +31,11 @@ type Supervisor struct {
 	cgroup    string // its directory
 	killer    *bpf.Killer
 
-	silent   atomic.Bool   // heartbeats are missing: sweep more often
-	sweepNow chan struct{} // asks for a sweep
-	reload   chan struct{} // asks for a Reload
-	abort    chan struct{} // closed: do not wait for the drain
+	silent    atomic.Bool   // heartbeats are missing: sweep more often
+	everReady bool          // a proxy has been ready; of the goroutine that keeps it running
+	sweepNow  chan struct{} // asks for a sweep
+	reload    chan struct{} // asks for a Reload
+	abort     chan struct{} // closed: do not wait for the drain
 }
 
 // New returns a Supervisor, or says what is wrong with cfg.
@@ -109,8 +110,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	g.Go(func() error { return s.watchdogLoop(sweeping) })
 	g.Go(func() error {
 		defer stopSweeping()
-		s.keepProxyRunning(ctx)
-		return nil
+		return s.keepProxyRunning(ctx)
 	})
 	return errors.Join(g.Wait(), s.tearDown())
 }
@@ -156,8 +156,9 @@ func (s *Supervisor) tearDown() error {
 	return errors.Join(errs...)
 }
 
-// keepProxyRunning starts the proxy again and again until ctx ends.
-func (s *Supervisor) keepProxyRunning(ctx context.Context) {
+// keepProxyRunning starts the proxy again and again until ctx ends. A proxy that was never ready
+// has no past to be trusted for: its first failure is the agent's.
+func (s *Supervisor) keepProxyRunning(ctx context.Context) error {
 	var pause backoff
 	for {
 		started := time.Now()
@@ -165,20 +166,23 @@ func (s *Supervisor) keepProxyRunning(ctx context.Context) {
 		for clear := s.clearUp(); clear != nil; clear = s.clearUp() {
 			s.log.Error("clear up after proxy", "error", clear)
 			if !sleep(ctx, time.Second) {
-				return // what is left is destroyed by the next start, and its gate is shut
+				return nil // what is left is destroyed by the next start, and its gate is shut
 			}
 		}
 		if ctx.Err() != nil {
 			if err != nil {
 				s.log.Error("proxy did not stop in order", "error", err)
 			}
-			return
+			return nil
+		}
+		if !s.everReady {
+			return fmt.Errorf("the proxy process does not start: %w", err)
 		}
 		wait := pause.next(time.Since(started))
 		s.log.Error("proxy ended", "error", err, "restart_in", wait)
 		s.tell("STATUS=proxy ended, restarting")
 		if !sleep(ctx, wait) {
-			return
+			return nil
 		}
 	}
 }

@@ -47,6 +47,10 @@ func (s *Supervisor) sweep() {
 	if err != nil {
 		s.log.Error("sweep", "error", err)
 	}
+	s.logSwept(done)
+}
+
+func (s *Supervisor) logSwept(done []bpf.Record) {
 	destroyed, left := 0, 0
 	for _, r := range done {
 		switch r.Outcome {
@@ -72,10 +76,11 @@ func (s *Supervisor) clearUp() error {
 	if err := bpf.KillCgroup(s.cgroup); err != nil {
 		return err
 	}
-	if err := s.objects.Clear(); err != nil {
+	done, err := s.objects.EndAll()
+	s.logSwept(done)
+	if err != nil {
 		return err
 	}
-	s.sweep()
 	left, err := s.objects.List()
 	if err != nil {
 		return err

@@ -142,7 +142,7 @@ func (w *watched) handle(e event) {
 		if !w.ready {
 			w.log.Info("proxy is ready", "pid", w.child.cmd.Process.Pid, "after", time.Since(w.started))
 		}
-		w.ready = true
+		w.ready, w.everReady = true, true
 		w.tell("READY=1")
 	case typeStatus:
 		w.tell("STATUS=" + e.status)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -43,7 +44,8 @@ service, if nothing is wrong with it.`,
 			if err != nil {
 				return err
 			}
-			return agent.Run(c.Context(), agent.Options{
+			// Signals are the agent's own affair: the first one drains.
+			return agent.Run(context.WithoutCancel(c.Context()), agent.Options{
 				ConfigPath: config, Log: log.With("process", "enforcer"),
 				ProxyArgs: []string{proxyVerb, "--log-level", level, "--log-format", format},
 			})
@@ -57,16 +59,20 @@ service, if nothing is wrong with it.`,
 func (a *app) newProxyCmd() *cobra.Command {
 	var level, format string
 	cmd := &cobra.Command{
-		Use:    proxyVerb,
-		Short:  "The agent's unprivileged process; the agent starts it",
-		Hidden: true,
-		Args:   cobra.NoArgs,
+		Use:     proxyVerb,
+		Short:   "The agent's unprivileged process; the agent starts it",
+		Long:    "The agent's unprivileged process. It works only when the agent has started it.",
+		Example: `  curfew agent    # starts curfew agent-proxy`,
+		Hidden:  true,
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := newLogger(level, format)
 			if err != nil {
 				return err
 			}
-			return agent.RunProxy(c.Context(), buildVersion().Version, log.With("process", "proxy"))
+			// Signals are for the privileged process, which tells this one to drain. A service manager
+			// sends them to both.
+			return agent.RunProxy(context.WithoutCancel(c.Context()), buildVersion().Version, log.With("process", "proxy"))
 		},
 	}
 	logFlags(cmd, &level, &format)

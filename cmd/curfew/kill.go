@@ -91,7 +91,7 @@ func (a *app) kill(ctx context.Context, req api.KillRequest, local bool, which g
 // verdict is nil only if the result proves that nothing is left.
 func verdict(res api.KillResult) error {
 	switch {
-	case len(res.Sessions) == 0:
+	case len(res.Sessions) == 0 && !res.Noted:
 		return hint(errors.New("no live session matches"), "list them with: curfew sessions list")
 	case res.DryRun:
 		return nil
@@ -106,6 +106,9 @@ func verdict(res api.KillResult) error {
 }
 
 func (a *app) printKill(res api.KillResult) error {
+	if res.Noted {
+		fmt.Fprintln(a.out, "word is left for the agent: what matches and has no connection here ends when it wakes up")
+	}
 	if len(res.Sessions) == 0 {
 		return nil // the verdict says so
 	}

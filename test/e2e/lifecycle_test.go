@@ -114,7 +114,7 @@ func TestProxyKilled(t *testing.T) {
 	conn := mustConnect(t, r.addr, creds)
 	old := r.ProxyPID(t)
 	harness.Signal(t, old, syscall.SIGKILL)
-	mustEnd(t, conn)
+	mustClose(t, conn)
 	harness.Eventually(t, "a new proxy process", func() error {
 		if r.ProxyPID(t) == old {
 			return fmt.Errorf("still the old one")
@@ -159,7 +159,7 @@ func TestEnforcerKilled(t *testing.T) {
 	conn := mustConnect(t, r.addr, creds)
 	proxy := r.ProxyPID(t)
 	r.Kill(t)
-	mustEnd(t, conn)
+	mustClose(t, conn)
 	harness.Eventually(t, "the proxy process to stop", func() error {
 		if syscall.Kill(proxy, 0) == nil {
 			return fmt.Errorf("it runs without an enforcer")

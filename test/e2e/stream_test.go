@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -96,6 +97,17 @@ func mustRefuse(t *testing.T, addr string, creds harness.Credentials) {
 	}
 	if err == nil {
 		t.Fatal("let in, and should not have been")
+	}
+}
+
+// mustClose waits until the connection has ended, in whatever way.
+func mustClose(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if err := conn.SetDeadline(time.Now().Add(harness.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the connection goes on")
 	}
 }
 

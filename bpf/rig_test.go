@@ -6,11 +6,9 @@ package bpf
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -43,163 +41,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
-}
-
-// order is one line to the proxy, answer one line back.
-type order struct {
-	Do       string // listen, accept, open, move, end, tag, write, read, close, echo
-	Network  string
-	Addr     string
-	MPTCP    bool
-	Conn     int
-	Number   uint64
-	Leg      session.Leg
-	Deadline session.Instant
-	Bytes    int              // or how many
-	Sockets  []session.Socket // that are dead
-}
-
-type answer struct {
-	Addr    string
-	Conn    int
-	Socket  session.Socket
-	Sockets []session.Socket
-	Bytes   int
-	Dropped Dropped
-	Stats   GateStats
-	Err     string
-	Kind    string // which sentinel Err is
-}
-
-type proxyState struct {
-	tagger    *Tagger
-	listeners []*net.TCPListener
-	conns     []*net.TCPConn
-	socks     []session.Socket
-}
-
-func proxyMain() error {
-	files := make([]*os.File, 5)
-	for i := range files {
-		files[i] = os.NewFile(uintptr(3+i), "map")
-	}
-	tagger, err := NewTagger(files)
-	if err != nil {
-		return err
-	}
-	p := &proxyState{tagger: tagger}
-	in, out := json.NewDecoder(bufio.NewReader(os.Stdin)), json.NewEncoder(os.Stdout)
-	for {
-		var o order
-		if err := in.Decode(&o); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		a, err := p.do(o)
-		if err != nil {
-			a.Err = err.Error()
-			for _, e := range []error{ErrGone, ErrNotGated, session.ErrTooMany, os.ErrExist, os.ErrDeadlineExceeded, unix.ECONNRESET, unix.ECONNABORTED, unix.EPERM} {
-				if errors.Is(err, e) {
-					a.Kind = e.Error()
-				}
-			}
-		}
-		if err := out.Encode(a); err != nil {
-			return err
-		}
-	}
-}
-
-func (p *proxyState) do(o order) (a answer, err error) {
-	switch o.Do {
-	case "listen":
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(o.MPTCP)
-		l, err := lc.Listen(context.Background(), o.Network, o.Addr)
-		if err != nil {
-			return a, err
-		}
-		p.listeners = append(p.listeners, l.(*net.TCPListener))
-		a.Addr = l.Addr().String()
-	case "accept":
-		c, err := p.listeners[len(p.listeners)-1].AcceptTCP()
-		if err != nil {
-			return a, err
-		}
-		p.conns, p.socks = append(p.conns, c), append(p.socks, session.Socket{})
-		a.Conn = len(p.conns) - 1
-	case "dial":
-		d := net.Dialer{}
-		d.SetMultipathTCP(false)
-		c, err := d.Dial(o.Network, o.Addr)
-		if err != nil {
-			return a, err
-		}
-		p.conns, p.socks = append(p.conns, c.(*net.TCPConn)), append(p.socks, session.Socket{})
-		a.Conn = len(p.conns) - 1
-	case "open":
-		err = p.tagger.Open(o.Number, o.Deadline, Label{Session: session.ID{byte(o.Number)}, Subject: fmt.Sprintf("user%d", o.Number)})
-	case "move":
-		err = p.tagger.Move(o.Number, o.Deadline)
-	case "end":
-		a.Dropped, err = p.tagger.End(o.Number)
-	case "dropped":
-		a.Dropped, err = p.tagger.Dropped(o.Number)
-	case "stats":
-		a.Stats, err = p.tagger.GateStats()
-	case "tag":
-		a.Socket, err = p.tagger.Tag(p.conns[o.Conn], o.Number, o.Leg, o.Deadline)
-		p.socks[o.Conn] = a.Socket
-	case "retag":
-		err = p.tagger.Retag(p.conns[o.Conn], p.socks[o.Conn], o.Number, o.Deadline)
-	case "release":
-		err = p.tagger.Release(p.socks[o.Conn])
-	case "name":
-		err = control(p.conns[o.Conn], func(fd int) (err error) {
-			a.Socket, err = identify(fd, p.tagger.netns)
-			return err
-		})
-	case "write":
-		err = p.conns[o.Conn].SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-		if err == nil {
-			a.Bytes, err = p.conns[o.Conn].Write(make([]byte, o.Bytes))
-		}
-	case "read":
-		err = p.conns[o.Conn].SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		if err == nil {
-			a.Bytes, err = p.conns[o.Conn].Read(make([]byte, o.Bytes))
-		}
-	case "pump": // write for ever: bytes are in flight from here on
-		go func(c net.Conn) { _, _ = io.Copy(c, zeros{}) }(p.conns[o.Conn])
-	case "timers":
-		a.Bytes, err = userTimeout(p.conns[o.Conn])
-	case "close":
-		err = p.conns[o.Conn].Close()
-	case "acceptn":
-		a.Sockets, err = p.acceptTagged(o)
-	case "dialn":
-		err = p.dialMany(o)
-	case "closedead":
-		p.closeDead(o.Sockets)
-	case "newmap":
-		err = tryCreateMap()
-	default:
-		err = fmt.Errorf("unknown order %q", o.Do)
-	}
-	return a, err
-}
-
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
-
-func userTimeout(c *net.TCPConn) (n int, err error) {
-	err = control(c, func(fd int) (err error) {
-		n, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
-		return err
-	})
-	return n, err
 }
 
 // rig is an enforcer with a gated cgroup and a proxy in it.
@@ -272,14 +113,9 @@ func startProxy(t testing.TB, o *Objects, cgroup string) *proxyProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe, err := os.Open("/proc/self/exe") // the test binary may lie where nobody cannot look
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer exe.Close()
-	p := &proxyProcess{t: t, cmd: exec.Command("/proc/self/fd/8")}
+	p := &proxyProcess{t: t, cmd: exec.Command("/proc/self/exe")}
 	p.cmd.Env = append(os.Environ(), roleVar+"=proxy")
-	p.cmd.ExtraFiles = append(files, exe)
+	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(dir.Fd()),
