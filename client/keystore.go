@@ -3,6 +3,7 @@
 package client
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -89,7 +90,7 @@ func (s *Store) SaveLogin(k *Key, sess api.Session) error {
 	if err := errors.Join(s.write(KeyFile, key), s.write(CertFile, cert)); err != nil {
 		return err
 	}
-	if err := s.SaveSession(sess); err != nil {
+	if err := s.writeJSON(sessionFile, sess); err != nil {
 		return err
 	}
 	return writeFile(filepath.Join(s.home, currentFile), []byte(filepath.Base(s.dir)+"\n"))
@@ -116,9 +117,13 @@ func (s *Store) notSignedIn() error {
 	return &api.Error{Code: api.CodeNoCertificate, Message: "you are not signed in", Hint: "run `curfew login`"}
 }
 
-// SaveSession keeps what the agent last said about the session. If it has ended, the key that
-// belonged to it is wiped.
-func (s *Store) SaveSession(sess api.Session) error {
+// SaveSession keeps what the agent last said about the session of a key. If it has ended, the key
+// is wiped. It does nothing if the store has another key by now: a tunnel of an older session may
+// outlive a new sign-in, and must not take the new key along when it ends.
+func (s *Store) SaveSession(of tls.Certificate, sess api.Session) error {
+	if now, err := s.LoadKey(); err != nil || !bytes.Equal(now.Certificate[0], of.Certificate[0]) {
+		return nil
+	}
 	if err := s.writeJSON(sessionFile, sess); err != nil {
 		return err
 	}

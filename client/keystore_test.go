@@ -71,7 +71,7 @@ func TestStoreKeepsAndWipes(t *testing.T) {
 	}
 	ended := a.session
 	ended.State, ended.Ended = api.StateEnded, &session.End{Reason: session.ReasonIdle, At: time.Now()}
-	if err := agent.Store.SaveSession(ended); err != nil {
+	if err := agent.Store.SaveSession(cert, ended); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{KeyFile, CertFile} {

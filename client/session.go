@@ -26,11 +26,12 @@ func Status(ctx context.Context, agent *Agent) (api.Session, error) {
 	return signedIn.status(ctx)
 }
 
+// status needs the client key, as SignedIn has it.
 func (a *Agent) status(ctx context.Context) (sess api.Session, err error) {
 	if err := a.do(ctx, http.MethodGet, api.PathSession, nil, &sess); err != nil {
 		return sess, err
 	}
-	return sess, a.Store.SaveSession(sess)
+	return sess, a.Store.SaveSession(*a.cert, sess)
 }
 
 // Logout ends the session of the key in the store and wipes the key. If the agent does not
@@ -45,7 +46,7 @@ func Logout(ctx context.Context, agent *Agent) (api.LoggedOut, error) {
 	var e *api.Error
 	switch {
 	case err == nil:
-		return out, agent.Store.SaveSession(out.Session)
+		return out, agent.Store.SaveSession(*signedIn.cert, out.Session)
 	case errors.As(err, &e) && e.Code == api.CodeUnreachable:
 		err = &api.Error{Code: e.Code, Cause: e.Cause,
 			Message: "the key is wiped here, but the agent could not be told: " + e.Message,

@@ -148,6 +148,39 @@ func TestTunnelSaysWhy(t *testing.T) {
 	}
 }
 
+// TestOldTunnelSparesTheNewKey: a tunnel of an older session learns of its end after the user has
+// signed in anew. It wiped the new key, because that was the one in the store.
+func TestOldTunnelSparesTheNewKey(t *testing.T) {
+	a, _ := newFakeAgent(t, "127.0.0.1:0")
+	tunnel, _ := openTunnel(t, a)
+	addr, result, _ := serveTunnel(t, tunnel)
+	c := dial(t, addr)
+	_, _ = c.Write([]byte("x"))
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := tunnel.agent.Store
+	if err := store.SaveLogin(key, api.Session{ID: session.NewID(), State: api.StateLive}); err != nil {
+		t.Fatal(err)
+	}
+	a.kill("the old one")
+	var ended *EndedError
+	if err := <-result; !errors.As(err, &ended) {
+		t.Errorf("Serve = %v", err)
+	}
+	cert, err := store.LoadKey()
+	if err != nil || session.KeyOf(cert.Leaf) != key.ID() {
+		t.Errorf("the new key: %v", err)
+	}
+	if last, err := store.LoadSession(); err != nil || last.Ended != nil {
+		t.Errorf("the new session: %+v, %v", last, err)
+	}
+}
+
 func TestTunnelOutlivesABrokenConnection(t *testing.T) {
 	a, _ := newFakeAgent(t, "127.0.0.1:0")
 	tunnel, log := openTunnel(t, a)

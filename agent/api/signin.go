@@ -88,7 +88,7 @@ type Session struct {
 type LoggedOut struct {
 	Session Session `json:"session"`
 	// Revoked is set when the provider has confirmed that its tokens are revoked (RFC 7009), or
-	// when there were none. If it is false the agent goes on trying.
+	// when the agent held none any more. If it is false the agent goes on trying.
 	Revoked bool `json:"revoked"`
 }
 

@@ -271,21 +271,6 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-func TestLoginsAreBounded(t *testing.T) {
-	a, _ := withProvider(t)
-	last := newCaller(t, a)
-	for range identity.MaxLoginsPerHost {
-		last = newCaller(t, a)
-		last.begin()
-	}
-	last.begin() // replaces its own
-	var s api.LoginStarted
-	status, code := newCaller(t, a).call("POST", api.PathLogin, api.LoginRequest{Redirect: aRedirect, State: aState}, &s)
-	if status != http.StatusTooManyRequests || code != api.CodeTooMany {
-		t.Errorf("one sign-in too many: %d %s", status, code)
-	}
-}
-
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -9,7 +9,6 @@ func (l *Logins) SetNow(now func() time.Time) { l.now = now }
 
 // Limits, for tests.
 const (
-	LoginLifetime    = loginLifetime
-	CodeLifetime     = codeLifetime
-	MaxLoginsPerHost = maxLoginsPerHost
+	LoginLifetime = loginLifetime
+	CodeLifetime  = codeLifetime
 )

@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -20,11 +21,11 @@ import (
 
 // Limits on sign-ins under way.
 const (
-	loginLifetime    = 10 * time.Minute // for passwords, second factors and slow people
-	codeLifetime     = time.Minute
-	maxLogins        = 4096
-	maxLoginsPerHost = 16
-	sweepInterval    = 5 * time.Second
+	loginLifetime      = 10 * time.Minute // for passwords, second factors and slow people
+	codeLifetime       = time.Minute
+	maxLogins          = 4096
+	maxLoginsPerSource = 256 // a whole office may be behind one address
+	sweepInterval      = 5 * time.Second
 )
 
 // NewSession is what a sign-in asks the session table for.
@@ -138,7 +139,9 @@ func (l *Logins) add(lg *login) error {
 	if old := l.pending.byKey[lg.key]; old != nil {
 		l.dropLocked(old)
 	}
-	if len(l.pending.byKey) >= maxLogins || l.pending.bySource[lg.source] >= maxLoginsPerHost {
+	if victim, full := l.pending.victim(lg.source); victim != nil {
+		l.dropLocked(victim)
+	} else if full {
 		return &api.Error{Code: api.CodeTooMany, Message: "too many sign-ins are under way",
 			Hint: "wait a minute and try again"}
 	}
@@ -207,12 +210,12 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	log := l.cfg.Log.With("provider", lg.provider.Name(), "key", lg.key)
+	log := l.cfg.Log.With("provider", lg.provider.Name(), "client_key_sha256", lg.key)
 	if cb.err != "" || cb.code == "" {
 		l.drop(lg)
 		l.cfg.Count(EventProviderRefused)
 		log.Info("provider refused a sign-in", "error", cb.err)
-		return lg.redirect.withError("provider_refused", "the provider answered: "+cb.err), nil
+		return lg.redirect.withError("provider_refused", "the provider answered "+cmp.Or(cb.err, "without a code")), nil
 	}
 	signIn, err := lg.provider.exchange(ctx, cb.code, cb.iss, lg.secrets)
 	if err != nil {
@@ -295,7 +298,8 @@ func (l *Logins) redeem(key session.Key, code string) (*login, error) {
 	if !equal(digest(lg.key), digest(key)) {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
 		l.cfg.Count(EventCodeWrongKey)
-		l.cfg.Log.Warn("one-time code presented with another key", "key", key, "want", lg.key)
+		l.cfg.Log.Warn("one-time code presented with another key",
+			"client_key_sha256", key, "want", lg.key)
 		return nil, errCodeInvalid
 	}
 	return lg, nil

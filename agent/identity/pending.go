@@ -105,6 +105,22 @@ func (p *pending) remove(l *login) {
 
 func (p *pending) has(l *login) bool { return p.byKey[l.key] == l }
 
+// victim says whether the limits leave no room for one more sign-in from source, and which to drop
+// if so: the oldest whose page nobody has opened. So whoever begins many pushes out those that
+// nobody looks at, and does not keep others from signing in. It is nil if there is none.
+func (p *pending) victim(source netip.Prefix) (victim *login, full bool) {
+	sourceFull := p.bySource[source] >= maxLoginsPerSource
+	if !sourceFull && len(p.byKey) < maxLogins {
+		return nil, false
+	}
+	for _, l := range p.byKey {
+		if l.stage == begun && (!sourceFull || l.source == source) && (victim == nil || l.expires.Before(victim.expires)) {
+			victim = l
+		}
+	}
+	return victim, true
+}
+
 // sourceOf returns what sign-ins are counted by: an IPv4 address, or the /64 that an IPv6 user
 // can fill at will.
 func sourceOf(a netip.Addr) netip.Prefix {
