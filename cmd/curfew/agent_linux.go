@@ -21,7 +21,7 @@ const proxyVerb = "agent-proxy"
 
 // platformCmds are the verbs that only Linux has.
 func (a *app) platformCmds() []*cobra.Command {
-	return []*cobra.Command{a.newAgentCmd(), a.newProxyCmd(), a.newDemoCmd()}
+	return []*cobra.Command{a.newAgentCmd(), a.newProxyCmd(), a.newDemoCmd(), a.newDoctorCmd()}
 }
 
 func (a *app) newAgentCmd() *cobra.Command {

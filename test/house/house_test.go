@@ -43,8 +43,11 @@ var ours = map[string][]string{
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
 		"agent/control", "agent/identity", "agent/store", "agent/servercert", "agent/hostclock", "bpf", "gossip", "proxy",
 	},
+	"demo": {
+		"client", "agent/demoidp", "bpf", "agent/hostclock", "agent/servercert", "agent/session", "agent/api", "agent/control",
+	},
 	"cmd/curfew": {
-		"agent", "client", "agent/demoidp", // and what their interfaces are made of
+		"agent", "client", "demo", // and what their interfaces are made of
 		"agent/session", "agent/api", "agent/config", "agent/control", "agent/policy",
 	},
 }
