@@ -40,6 +40,7 @@ type conn struct {
 
 	mu       sync.Mutex
 	upstream *net.TCPConn // nil until dialled
+	flow     *flow        // has taken over both sockets, or nil
 	cancel   func()       // ends the dial under way, or nil
 	cause    *cause       // why it was aborted, or nil
 }
@@ -241,6 +242,10 @@ func (c *conn) abort(why *cause) {
 	c.cause = why
 	if c.cancel != nil {
 		c.cancel()
+	}
+	if c.flow != nil {
+		c.flow.interrupt()
+		return
 	}
 	reset(c.client)
 	reset(c.upstream)

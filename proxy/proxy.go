@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -111,6 +112,7 @@ type Proxy struct {
 	log    *slog.Logger
 	strays *strays
 	live   registry
+	loops  []*loop
 	lastID atomic.Uint64
 
 	routes atomic.Pointer[routes]
@@ -143,7 +145,10 @@ func New(c Config) (*Proxy, error) {
 	for _, l := range c.Inherited {
 		p.inherited[l.Addr().String()] = l
 	}
-	err := p.Update(c.Services)
+	err := p.openLoops()
+	if err == nil {
+		err = p.Update(c.Services)
+	}
 	p.mu.Lock()
 	for _, l := range p.inherited {
 		l.Close()
@@ -152,9 +157,28 @@ func New(c Config) (*Proxy, error) {
 	p.mu.Unlock()
 	if err != nil {
 		p.Close()
+		p.closeLoops()
 		return nil, err
 	}
 	return p, nil
+}
+
+// openLoops makes a loop for each processor that Go uses.
+func (p *Proxy) openLoops() error {
+	for range runtime.GOMAXPROCS(0) {
+		l, err := newLoop()
+		if err != nil {
+			return err
+		}
+		p.loops = append(p.loops, l)
+	}
+	return nil
+}
+
+func (p *Proxy) closeLoops() {
+	for _, l := range p.loops {
+		l.stop()
+	}
 }
 
 // Run serves until ctx is done, then resets what is still alive, waits for every goroutine and
@@ -172,6 +196,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 
+	var loops sync.WaitGroup
+	for _, l := range p.loops {
+		loops.Go(l.run)
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		p.Close()
@@ -180,6 +208,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 	err := group.Wait()
 	p.live.abortAll()
 	_ = p.live.waitEmpty(context.Background()) // cannot fail without a deadline
+	p.closeLoops()
+	loops.Wait()
 	return err
 }
 
