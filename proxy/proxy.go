@@ -33,8 +33,10 @@ type Policy interface {
 
 // Gate ties both sockets of a connection to its session in the kernel. On error nothing stays
 // registered. It fills in c's Client and Upstream sockets and its Activity.Wake, and sets the
-// keepalive of both sockets. The proxy calls release exactly once, when the relay has ended and
-// both sockets are closed; reason session.ReasonDestroyed means that somebody else ended it.
+// keepalive of both sockets. It may use client and upstream until it returns, and keeps neither:
+// the sockets live on, the objects may not. The proxy calls release exactly once, when the relay
+// has ended and both sockets are closed; reason session.ReasonDestroyed means that somebody else
+// ended it.
 type Gate interface {
 	Register(c *session.Connection, client, upstream *net.TCPConn) (release func(session.Reason, error), err error)
 }
@@ -157,7 +159,6 @@ func New(c Config) (*Proxy, error) {
 	p.mu.Unlock()
 	if err != nil {
 		p.Close()
-		p.closeLoops()
 		return nil, err
 	}
 	return p, nil
@@ -334,10 +335,14 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the listeners. Connections go on until Run's context is done.
+// Close closes the listeners. Connections go on until Run's context is done; without Run there
+// are none, and Close gives back everything.
 func (p *Proxy) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.group == nil && !p.closed {
+		p.closeLoops()
+	}
 	p.closed = true
 	for addr, l := range p.listeners {
 		l.close()
