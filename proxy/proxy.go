@@ -164,9 +164,10 @@ func New(c Config) (*Proxy, error) {
 	return p, nil
 }
 
-// openLoops makes a loop for each processor that Go uses.
+// openLoops makes a loop for each processor that Go uses but one, which handshakes have. More loops
+// wake each other up more often, and fewer events are there for each to find.
 func (p *Proxy) openLoops() error {
-	for range runtime.GOMAXPROCS(0) {
+	for range max(1, runtime.GOMAXPROCS(0)-1) {
 		l, err := newLoop()
 		if err != nil {
 			return err
