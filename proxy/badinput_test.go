@@ -124,6 +124,8 @@ var refusals = []refusal{
 	{"unknown server name", "gateway", shake(func(_ *testing.T, _ *rig, c *tls.Config) {
 		c.ServerName, c.NextProtos = "nope.test", []string{alpnCurfew}
 	}), session.ReasonUnknownService},
+	{"shared: http", "gateway", raw([]byte("GET / HTTP/1.1\r\n\r\n")), session.ReasonHandshake},
+	{"shared: cancel", "gateway", raw([]byte("\x00\x00\x00\x10\x04\xd2\x16\x2e\x00\x00\x00\x01\x00\x00\x00\x02")), session.ReasonNoCertificate},
 	{"address not bound", "plain", raw(nil), session.ReasonBoundAddress},
 	{"postgres: garbage", "pg", raw([]byte("hello, server")), session.ReasonHandshake},
 	{"postgres: oversized preamble", "pg", raw([]byte{0, 1, 0, 0, 0, 3, 0, 0}), session.ReasonHandshake},

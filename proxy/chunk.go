@@ -86,6 +86,9 @@ func (c *chunk) scattered(n int) {
 // maxGather is how many buffers one write hands to the kernel before moving bytes is cheaper.
 const maxGather = 8
 
+// maxIovecs is how many buffers are handed to the kernel at most (it takes 1,024).
+const maxIovecs = 64
+
 // gather returns the payload as few buffers, in order. It may move payload within the chunk.
 func (c *chunk) gather() [][]byte {
 	c.bufs = c.bufs[:0]

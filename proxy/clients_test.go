@@ -137,6 +137,7 @@ func TestPostgres(t *testing.T) {
 		add(Service{Name: "pgtls", Upstream: Upstream{TLS: r.tlsConfig(r.client)}})
 		add(Service{Name: "pgcancel", AllowCancel: true, Upstream: Upstream{TLS: r.tlsConfig(r.client)}})
 		add(Service{Name: "pg12", TLS12: true})
+		c.Gateway = []string{r.addr(c, "gateway")}
 	})
 	known := newPsql(t, r, r.client)
 	const tlsUpstream = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
@@ -149,6 +150,14 @@ func TestPostgres(t *testing.T) {
 		}
 		if got := known.run("pg12", tlsUpstream, "sslmode=require", "ssl_max_protocol_version=TLSv1.2"); got != "f" {
 			t.Errorf("TLS 1.2: %q", got)
+		}
+	})
+	t.Run("by server name", func(t *testing.T) {
+		if got := known.run("gateway", tlsUpstream, "sslmode=require", "host=pgtls.test", "hostaddr=127.0.0.1"); got != "t" {
+			t.Errorf("%q", got)
+		}
+		if got := known.run("gateway", tlsUpstream, "sslmode=require", "host=nope.test", "hostaddr=127.0.0.1"); !strings.Contains(got, "unrecognized name") {
+			t.Errorf("unknown service: %q", got)
 		}
 	})
 	t.Run("GSS first", func(t *testing.T) {
@@ -174,6 +183,7 @@ func TestPostgres(t *testing.T) {
 			name, got, want string
 		}{
 			{"cleartext", known.run("pg", "select 1", "sslmode=disable"), "asks for TLS with a client certificate"},
+			{"cleartext, shared", known.run("gateway", "select 1", "sslmode=disable"), "asks for TLS with a client certificate"},
 			{"no certificate", psql{rig: r}.run("pg", "select 1", "sslmode=require"), "asks for TLS with a client certificate"},
 			{"stranger", stranger.run("pg", "select 1", "sslmode=require"), "no session for this client key"},
 			{"stranger, 1.2", stranger.run("pg12", "select 1", "sslmode=require", "ssl_max_protocol_version=TLSv1.2"), "no session for this client key"},

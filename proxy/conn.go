@@ -29,17 +29,19 @@ type conn struct {
 	sock   *socket // client's
 
 	// Set once each, by the goroutine that serves the connection.
-	service *service
-	session *session.Session
-	plain   bool // the session was found without a key
-	stray   bool
-	counted bool // in service.active
-	record  *session.Connection
+	service  *service
+	session  *session.Session
+	plain    bool // the session was found without a key
+	postgres bool // the client speaks PostgreSQL, and so can be told of a refusal in words
+	stray    bool
+	counted  bool // in service.active
+	record   *session.Connection
 
 	relaying atomic.Pointer[session.Session] // session, once the connection is registered by key
 
 	mu       sync.Mutex
 	upstream *net.TCPConn // nil until dialled
+	flow     *flow        // has taken over both sockets, or nil
 	cancel   func()       // ends the dial under way, or nil
 	cause    *cause       // why it was aborted, or nil
 }
@@ -197,7 +199,7 @@ func (c *conn) refuse(client leg, err error) {
 
 // tell says why, in words where the protocol has some.
 func (c *conn) tell(client leg, r Refused) error {
-	if c.service != nil && c.service.Protocol == ProtocolPostgres && !c.plain {
+	if c.postgres && !c.plain {
 		if err := writeBytes(client, postgresError(r)); err != nil {
 			return err
 		}
@@ -241,6 +243,10 @@ func (c *conn) abort(why *cause) {
 	c.cause = why
 	if c.cancel != nil {
 		c.cancel()
+	}
+	if c.flow != nil {
+		c.flow.interrupt()
+		return
 	}
 	reset(c.client)
 	reset(c.upstream)

@@ -41,7 +41,7 @@ func (c *conn) handshake(b *binding) (leg, error) {
 	c.setDeadline(time.Now().Add(c.proxy.cfg.Limits.Handshake))
 	in := newRecordConn(c.sock)
 	h := &handshake{conn: c, service: b.service}
-	if h.service != nil && h.service.Protocol == ProtocolPostgres {
+	if b.kind == shared || b.service.Protocol == ProtocolPostgres {
 		if l, err := c.postgresPreamble(in); l != nil || err != nil {
 			return l, err
 		}
@@ -52,7 +52,10 @@ func (c *conn) handshake(b *binding) (leg, error) {
 	}
 	conn := tls.Server(in, config)
 	if err := conn.Handshake(); err != nil {
-		return nil, h.explain(in, err)
+		if h.refusal != nil {
+			err = h.refusal
+		}
+		return nil, in.refusal(err)
 	}
 	c.setDeadline(time.Time{})
 	if h.service == nil {
@@ -60,6 +63,7 @@ func (c *conn) handshake(b *binding) (leg, error) {
 		return nil, nil
 	}
 	c.service = h.service
+	c.postgres = c.postgres || h.service.Protocol == ProtocolPostgres
 	client, err := h.secrets.takeOver(conn, in, false)
 	if err != nil {
 		return nil, session.Refuse(session.ReasonInternal, err)
@@ -95,7 +99,7 @@ func (h *handshake) route(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		h.conn.service = h.service
 		return h.serverConfig(), nil
 	}
-	if !routes.api || slices.Contains(hello.SupportedProtos, alpnCurfew) {
+	if !routes.api || h.conn.postgres || slices.Contains(hello.SupportedProtos, alpnCurfew) {
 		h.refusal = session.Refuse(session.ReasonUnknownService, errors.New("server name "+hello.ServerName))
 		return &tls.Config{}, nil // no certificate: crypto/tls sends unrecognized_name
 	}
@@ -126,12 +130,12 @@ func (h *handshake) lookUp(state tls.ConnectionState) error {
 	return nil
 }
 
-// explain turns a failed handshake into a refusal.
-func (h *handshake) explain(in *recordConn, err error) error {
+// refusal gives the error of a handshake over c the reason that it is refused for.
+func (c *recordConn) refusal(err error) error {
 	switch {
-	case h.refusal != nil:
-		return h.refusal
-	case !in.any && errors.Is(err, io.EOF):
+	case session.ReasonOf(err) != session.ReasonInternal:
+		return err // one of ours
+	case !c.any && errors.Is(err, io.EOF):
 		return session.Refuse(session.ReasonClientClosed, nil) // a port check
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return session.Refuse(session.ReasonHandshakeTime, err)

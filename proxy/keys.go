@@ -40,47 +40,46 @@ type trafficKeys struct {
 }
 
 func newTrafficKeys(s *suite, secret []byte) (trafficKeys, error) {
+	if len(secret) != s.hash().Size() {
+		return trafficKeys{}, fmt.Errorf("traffic secret of %d bytes", len(secret))
+	}
 	k := trafficKeys{suite: s, secret: secret}
-	return k, k.derive()
+	k.derive()
+	return k, nil
 }
 
 // derive sets key, IV and sequence number from the secret (section 7.3).
-func (k *trafficKeys) derive() error {
-	key, err := k.expand("key", k.suite.keyLen)
-	if err != nil {
-		return err
+func (k *trafficKeys) derive() {
+	block, err := aes.NewCipher(k.expand("key", k.suite.keyLen))
+	if err == nil {
+		k.aead, err = cipher.NewGCM(block)
 	}
-	iv, err := k.expand("iv", len(k.iv))
 	if err != nil {
-		return err
+		panic(err) // both depend on the key's length only
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return err
-	}
-	k.aead, err = cipher.NewGCM(block)
-	copy(k.iv[:], iv)
+	copy(k.iv[:], k.expand("iv", len(k.iv)))
 	k.seq = 0
-	return err
 }
 
 // update goes to the next generation of keys (section 7.2).
-func (k *trafficKeys) update() (err error) {
-	if k.secret, err = k.expand("traffic upd", len(k.secret)); err != nil {
-		return err
-	}
-	return k.derive()
+func (k *trafficKeys) update() {
+	k.secret = k.expand("traffic upd", len(k.secret))
+	k.derive()
 }
 
 // expand is HKDF-Expand-Label with an empty context (section 7.1).
-func (k *trafficKeys) expand(label string, n int) ([]byte, error) {
+func (k *trafficKeys) expand(label string, n int) []byte {
 	label = "tls13 " + label
 	info := make([]byte, 0, 2+1+len(label)+1)
 	info = binary.BigEndian.AppendUint16(info, uint16(n))
 	info = append(info, byte(len(label)))
 	info = append(info, label...)
 	info = append(info, 0)
-	return hkdf.Expand(k.suite.hash, k.secret, string(info), n)
+	out, err := hkdf.Expand(k.suite.hash, k.secret, string(info), n)
+	if err != nil {
+		panic(err) // for more than 255 times the hash's length only
+	}
+	return out
 }
 
 // nonce returns the nonce of the next record and counts it.

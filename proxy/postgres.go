@@ -79,8 +79,9 @@ func parsePreamble(b []byte) (p preamble, size int) {
 	return preambleBad, 0
 }
 
-// postgresPreamble reads what a client sends before TLS. It returns neither leg nor error when
-// TLS is what follows. A leg beside an error is cleartext.
+// postgresPreamble reads what a client sends before TLS, on the port of a PostgreSQL service or on
+// the shared one, where the service is not known yet. It returns neither leg nor error when TLS is
+// what follows. A leg beside an error is cleartext.
 func (c *conn) postgresPreamble(in *recordConn) (leg, error) {
 	var gss bool
 	for {
@@ -91,8 +92,9 @@ func (c *conn) postgresPreamble(in *recordConn) (leg, error) {
 			p, size = parsePreamble(b)
 		}
 		if err != nil {
-			return nil, (&handshake{}).explain(in, err)
+			return nil, in.refusal(err)
 		}
+		c.postgres = c.postgres || p != preambleTLS && p != preambleBad
 		switch {
 		case p == preambleTLS:
 			return nil, nil
@@ -127,12 +129,12 @@ func (c *conn) acceptPostgresTLS() error {
 
 // postgresCancel takes a cleartext CancelRequest in where the service allows it.
 func (c *conn) postgresCancel(in *recordConn, size int) (leg, error) {
-	if !c.service.AllowCancel {
+	if c.service == nil || !c.service.AllowCancel {
 		return nil, session.Refuse(session.ReasonNoCertificate, errors.New("cleartext CancelRequest"))
 	}
 	b, err := in.peek(size)
 	if err != nil {
-		return nil, (&handshake{}).explain(in, err)
+		return nil, in.refusal(err)
 	}
 	if len(b) != size {
 		return nil, session.Refuse(session.ReasonHandshake, errors.New("bytes behind CancelRequest"))

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -32,8 +33,10 @@ type Policy interface {
 
 // Gate ties both sockets of a connection to its session in the kernel. On error nothing stays
 // registered. It fills in c's Client and Upstream sockets and its Activity.Wake, and sets the
-// keepalive of both sockets. The proxy calls release exactly once, when the relay has ended and
-// both sockets are closed; reason session.ReasonDestroyed means that somebody else ended it.
+// keepalive of both sockets. It may use client and upstream until it returns, and keeps neither:
+// the sockets live on, the objects may not. The proxy calls release exactly once, when the relay
+// has ended and both sockets are closed; reason session.ReasonDestroyed means that somebody else
+// ended it.
 type Gate interface {
 	Register(c *session.Connection, client, upstream *net.TCPConn) (release func(session.Reason, error), err error)
 }
@@ -111,6 +114,7 @@ type Proxy struct {
 	log    *slog.Logger
 	strays *strays
 	live   registry
+	loops  []*loop
 	lastID atomic.Uint64
 
 	routes atomic.Pointer[routes]
@@ -143,7 +147,10 @@ func New(c Config) (*Proxy, error) {
 	for _, l := range c.Inherited {
 		p.inherited[l.Addr().String()] = l
 	}
-	err := p.Update(c.Services)
+	err := p.openLoops()
+	if err == nil {
+		err = p.Update(c.Services)
+	}
 	p.mu.Lock()
 	for _, l := range p.inherited {
 		l.Close()
@@ -155,6 +162,25 @@ func New(c Config) (*Proxy, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// openLoops makes a loop for each processor that Go uses but one, which handshakes have. More loops
+// wake each other up more often, and fewer events are there for each to find.
+func (p *Proxy) openLoops() error {
+	for range max(1, runtime.GOMAXPROCS(0)-1) {
+		l, err := newLoop()
+		if err != nil {
+			return err
+		}
+		p.loops = append(p.loops, l)
+	}
+	return nil
+}
+
+func (p *Proxy) closeLoops() {
+	for _, l := range p.loops {
+		l.stop()
+	}
 }
 
 // Run serves until ctx is done, then resets what is still alive, waits for every goroutine and
@@ -172,6 +198,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 
+	var loops sync.WaitGroup
+	for _, l := range p.loops {
+		loops.Go(l.run)
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		p.Close()
@@ -180,6 +210,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 	err := group.Wait()
 	p.live.abortAll()
 	_ = p.live.waitEmpty(context.Background()) // cannot fail without a deadline
+	p.closeLoops()
+	loops.Wait()
 	return err
 }
 
@@ -304,10 +336,14 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the listeners. Connections go on until Run's context is done.
+// Close closes the listeners. Connections go on until Run's context is done; without Run there
+// are none, and Close gives back everything.
 func (p *Proxy) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.group == nil && !p.closed {
+		p.closeLoops()
+	}
 	p.closed = true
 	for addr, l := range p.listeners {
 		l.close()

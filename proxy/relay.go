@@ -11,7 +11,8 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// relay is a registered connection: one goroutine a direction until both have ended.
+// relay is a registered connection until both directions have ended. Where both legs allow it, a
+// flow moves the payload; elsewhere one goroutine a direction does.
 type relay struct {
 	*conn
 	clientLeg, upstreamLeg leg
@@ -20,9 +21,12 @@ type relay struct {
 	end                    atomic.Pointer[cause] // why it ended, as far as the relay knows
 }
 
-// startRelay takes over the connection. It returns at once.
+// startRelay takes over the connection. It does not wait.
 func startRelay(c *conn, client, upstream leg, release func(session.Reason, error)) {
 	r := &relay{conn: c, clientLeg: client, upstreamLeg: upstream, release: release}
+	if flows(client, upstream) && startFlow(c.proxy.loops[c.id%uint64(len(c.proxy.loops))], r) == nil {
+		return
+	}
 	r.running.Store(2)
 	go r.up()
 	go r.down()

@@ -38,8 +38,7 @@ func (c tlsHalfCloser) CloseWrite() error {
 type way struct {
 	name     string
 	min, max uint16 // TLS versions of the client; 0: plain
-	suites   string
-	upstream bool // TLS to the upstream
+	upstream bool   // TLS to the upstream
 	upMax    uint16
 }
 

@@ -151,7 +151,7 @@ func (s *socket) trySend(fd uintptr) bool {
 		if len(w.bufs) == 1 {
 			n, err = unix.Write(int(fd), w.bufs[0])
 		} else {
-			n, err = unix.Writev(int(fd), w.bufs)
+			n, err = unix.Writev(int(fd), w.bufs[:min(len(w.bufs), maxIovecs)])
 		}
 		switch err {
 		case nil:

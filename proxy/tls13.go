@@ -58,6 +58,7 @@ type tls13Leg struct {
 	mu     sync.Mutex // held across writes; the reader never waits for it
 	out    trafficKeys
 	closed bool
+	due    uint8 // the alert that the peer deserves, or 0
 	// rekey is set by the reader when the peer asks for a new key of ours.
 	rekey atomic.Bool
 }
@@ -69,10 +70,9 @@ func (l *tls13Leg) read() (*chunk, error) {
 			return nil, err
 		}
 		used, err := l.open(c, n)
-		l.err = err
-		l.carry = append(l.carry[:0], c.mem[used:n]...)
-		if used == n {
-			l.carry = nil
+		l.keep(c.mem[used:n])
+		if l.err = err; err != nil && err != io.EOF {
+			l.complain()
 		}
 		if len(c.spans) > 0 {
 			return c, nil
@@ -80,6 +80,15 @@ func (l *tls13Leg) read() (*chunk, error) {
 		c.free()
 	}
 	return nil, l.err
+}
+
+// keep sets aside the bytes behind the last whole record.
+func (l *tls13Leg) keep(rest []byte) {
+	if len(rest) == 0 {
+		l.carry = nil
+	} else {
+		l.carry = append(l.carry[:0], rest...)
+	}
 }
 
 // fill returns a chunk with bytes in it, waiting for more only where carry holds no whole record.
@@ -187,9 +196,7 @@ func (l *tls13Leg) messages() error {
 			if body[0] == 1 {
 				l.rekey.Store(true)
 			}
-			if err := l.in.update(); err != nil {
-				return l.fail(alertInternalError, err)
-			}
+			l.in.update()
 		case typ == messageNewSessionTicket && l.client: // resumption is not wanted
 		default:
 			return l.fail(alertUnexpectedMessage, fmt.Errorf("message of type %d", typ))
@@ -202,25 +209,48 @@ func (l *tls13Leg) messages() error {
 	return nil
 }
 
-// fail sends an alert if no writer is in the way (it may be stuck for ever) and returns err.
+// fail notes the alert that the peer deserves, and returns err.
 func (l *tls13Leg) fail(description uint8, err error) error {
-	if l.mu.TryLock() {
-		_ = l.alertLocked(2, description) // best effort: the connection ends either way
-		l.mu.Unlock()
-	}
+	l.due = description
 	return fmt.Errorf("tls: %w", err)
 }
 
-func (l *tls13Leg) write(c *chunk) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.rekey.Load() || l.out.seq >= rekeyAfter {
-		l.rekey.Store(false)
-		if err := l.updateLocked(); err != nil {
-			return err
+// lastWords returns the record of the alert that is due, or nil.
+func (l *tls13Leg) lastWords() []byte {
+	if l.closed || l.due == 0 {
+		return nil
+	}
+	l.closed = true
+	return l.record(typeAlert, 2, l.due)
+}
+
+// complain sends the alert that is due unless a writer is in the way, who may be stuck for ever.
+func (l *tls13Leg) complain() {
+	if l.mu.TryLock() {
+		defer l.mu.Unlock()
+		if record := l.lastWords(); record != nil {
+			_ = l.sock.send(record) // best effort: the connection ends either way
 		}
 	}
+}
+
+// record makes a record of its own.
+func (l *tls13Leg) record(typ byte, data ...byte) []byte {
+	record := make([]byte, recordHeader+len(data)+recordTail)
+	copy(record[recordHeader:], data)
+	l.out.seal(record, span{recordHeader, len(data)}, typ)
+	return record
+}
+
+// seal makes records of c's spans, and returns them as few buffers, with that of last behind them.
+// The keys are changed first where that is due.
+func (l *tls13Leg) seal(c *chunk, last func() []byte) [][]byte {
 	c.bufs = c.bufs[:0]
+	if len(c.spans) > 0 && (l.rekey.Load() || l.out.seq >= rekeyAfter) {
+		l.rekey.Store(false)
+		c.bufs = append(c.bufs, l.record(typeHandshake, messageKeyUpdate, 0, 0, 1, 0))
+		l.out.update()
+	}
 	start, end := 0, 0
 	for _, s := range c.spans {
 		l.out.seal(c.mem, s, typeApplication)
@@ -232,42 +262,51 @@ func (l *tls13Leg) write(c *chunk) error {
 		}
 		end = s.off + s.n + recordTail
 	}
-	c.bufs = append(c.bufs, c.mem[start:end])
-	return l.sock.send(c.bufs...)
-}
-
-// updateLocked announces our next key and changes to it.
-func (l *tls13Leg) updateLocked() error {
-	if err := l.sendLocked(typeHandshake, messageKeyUpdate, 0, 0, 1, 0); err != nil {
-		return err
+	if end > 0 {
+		c.bufs = append(c.bufs, c.mem[start:end])
 	}
-	return l.out.update()
+	if last != nil {
+		if record := last(); record != nil {
+			c.bufs = append(c.bufs, record)
+		}
+	}
+	return c.bufs
 }
 
-func (l *tls13Leg) sendLocked(typ byte, data ...byte) error {
-	record := make([]byte, recordHeader+len(data)+recordTail)
-	copy(record[recordHeader:], data)
-	l.out.seal(record, span{recordHeader, len(data)}, typ)
-	return l.sock.send(record)
-}
-
-func (l *tls13Leg) alertLocked(level, description uint8) error {
+// closing returns the close_notify record, or nil where an alert was sent already.
+func (l *tls13Leg) closing() []byte {
 	if l.closed {
 		return nil
 	}
 	l.closed = true
-	return l.sendLocked(typeAlert, level, description)
+	return l.record(typeAlert, 1, alertCloseNotify)
+}
+
+func (l *tls13Leg) write(c *chunk) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sock.send(l.seal(c, nil)...)
+}
+
+func (l *tls13Leg) closeWrite() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.endLocked(l.closing())
 }
 
 // alert ends the writing side with a fatal alert.
 func (l *tls13Leg) alert(description uint8) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(l.alertLocked(2, description), l.sock.tcp.CloseWrite())
+	l.due = description
+	return l.endLocked(l.lastWords())
 }
 
-func (l *tls13Leg) closeWrite() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return errors.Join(l.alertLocked(1, alertCloseNotify), l.sock.tcp.CloseWrite())
+func (l *tls13Leg) endLocked(record []byte) error {
+	if record != nil {
+		if err := l.sock.send(record); err != nil {
+			return err
+		}
+	}
+	return l.sock.tcp.CloseWrite()
 }

@@ -10,10 +10,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -60,22 +60,28 @@ func newPKI(dir string) (*pki, error) {
 	if p.client, err = tls.X509KeyPair(clientCert, clientKey); err != nil {
 		return nil, err
 	}
-	for _, f := range []struct {
-		to   *string
-		name string
-		text []byte
-	}{
-		{&p.caFile, "ca.crt", encode("CERTIFICATE", caDER)},
-		{&p.serverCert, "server.crt", serverCert},
-		{&p.serverKey, "server.key", serverKey},
-		{&p.serverBoth, "server.pem", append(serverCert, serverKey...)},
-	} {
-		*f.to = filepath.Join(dir, f.name)
-		if err := os.WriteFile(*f.to, f.text, 0o644); err != nil {
-			return nil, err
+	return p, p.write(dir, map[*string][]byte{
+		&p.caFile:     encode("CERTIFICATE", caDER),
+		&p.serverCert: serverCert,
+		&p.serverKey:  serverKey,
+		&p.serverBoth: append(serverCert, serverKey...),
+	})
+}
+
+// write stores files in dir and sets their paths.
+func (p *pki) write(dir string, files map[*string][]byte) error {
+	for path, text := range files {
+		f, err := os.CreateTemp(dir, "*.pem")
+		if err != nil {
+			return err
+		}
+		*path = f.Name()
+		_, err = f.Write(text)
+		if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 func template(serial int64, name string) *x509.Certificate {
