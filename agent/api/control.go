@@ -167,6 +167,9 @@ type CreateSessionRequest struct {
 	TTL     Seconds     `json:"ttl_seconds"`                   // until the absolute end; must be positive
 	Idle    Seconds     `json:"idle_timeout_seconds,omitzero"` // zero: idleness does not end it
 	Key     session.Key `json:"key"`
+	// BindAddrs are source addresses that plain listeners shall admit for the session, where the
+	// configuration allows it.
+	BindAddrs []netip.Addr `json:"bind_addrs,omitempty"`
 }
 
 // CreateSessionResult is the answer to a CreateSessionRequest.
