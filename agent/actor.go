@@ -143,6 +143,9 @@ func (a *actor) collect(ctx context.Context, endings []session.Ending, result *a
 		}
 		errs = append(errs, out.Err)
 		result.Verified = result.Verified && out.Verified
+		if slices.Contains(out.Layers, layerGate) {
+			result.Shut = max(result.Shut, out.Shut)
+		}
 		for _, l := range out.Layers {
 			if !slices.Contains(result.Layers, l) {
 				result.Layers = append(result.Layers, l)
