@@ -24,7 +24,7 @@ type actor struct {
 	terminator *terminator
 	clock      session.Clock
 	observe    *observer
-	heed       func() error  // what kill --local ended is older than what is created from now on
+	heed       func() error // what kill --local ended is older than what is created from now on
 	bind       func() config.BindAddress
 	gateway    func() string // host:port that clients use
 	ca         func() []byte // PEM
