@@ -148,7 +148,7 @@ type KillResult struct {
 	// Took is the time from the request to the end of the check.
 	Took Seconds `json:"took_seconds"`
 	// Shut is CLOCK_BOOTTIME of this host, in nanoseconds, at the moment when the gate was shut on the
-	// last of Sessions: none of their payload has passed since. Zero: there is no gate, or no session.
+	// last of Sessions: none of their payload has passed since. Zero where there is no gate.
 	Shut session.Instant `json:"shut_boot_ns,omitzero"`
 	// Verified is set when the sockets were listed after the kill and none was left.
 	Verified bool `json:"verified"`
