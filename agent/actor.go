@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
@@ -23,7 +24,8 @@ type actor struct {
 	terminator *terminator
 	clock      session.Clock
 	observe    *observer
-	heed       func() error  // what kill --local ended is older than what is created from now on
+	heed       func() error // what kill --local ended is older than what is created from now on
+	bind       func() config.BindAddress
 	gateway    func() string // host:port that clients use
 	ca         func() []byte // PEM
 }
@@ -36,8 +38,14 @@ func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, b
 	if err := a.heed(); err != nil {
 		return api.CreateSessionResult{}, err
 	}
+	for i, addr := range req.BindAddrs {
+		req.BindAddrs[i] = addr.Unmap() // as connections are looked up by it
+	}
+	if err := checkBindAddrs(req.BindAddrs, a.bind()); err != nil {
+		return api.CreateSessionResult{}, err
+	}
 	s, err := a.table.Create(session.Session{
-		Key: req.Key, Method: methodControl, IdleTimeout: req.Idle.Duration(),
+		Key: req.Key, Method: methodControl, IdleTimeout: req.Idle.Duration(), BindAddrs: req.BindAddrs,
 		Identity: session.Identity{Issuer: methodControl, Subject: req.Subject, Name: req.Name, Groups: req.Groups, AuthTime: a.clock.Wall()},
 	}, req.TTL.Duration())
 	if err != nil {
@@ -135,6 +143,9 @@ func (a *actor) collect(ctx context.Context, endings []session.Ending, result *a
 		}
 		errs = append(errs, out.Err)
 		result.Verified = result.Verified && out.Verified
+		if slices.Contains(out.Layers, layerGate) {
+			result.Shut = max(result.Shut, out.Shut)
+		}
 		for _, l := range out.Layers {
 			if !slices.Contains(result.Layers, l) {
 				result.Layers = append(result.Layers, l)

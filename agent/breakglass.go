@@ -90,7 +90,7 @@ func previewLocal(pinned *bpf.Pinned, req api.KillRequest) (api.KillResult, erro
 }
 
 func localResult(r bpf.PinnedReport, took time.Duration) api.KillResult {
-	result := api.KillResult{Took: api.Seconds(took), Layers: []string{"gate", "sweep"}}
+	result := api.KillResult{Took: api.Seconds(took), Layers: []string{layerGate, "sweep"}, Shut: r.Shut}
 	who := map[uint64]bpf.PinnedSession{}
 	for _, s := range r.Sessions {
 		who[s.Number] = s

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/control"
 	"github.com/curfew-proxy/curfew/agent/identity"
 	"github.com/curfew-proxy/curfew/agent/servercert"
@@ -73,6 +74,7 @@ func (p *proxyProcess) Authorize(s session.Session, service string, source netip
 func (p *proxyProcess) setUpControl() error {
 	p.view = &view{table: p.table, clock: p.clock, services: func() []api.ServiceInfo { return p.bundle.Load().serviceInfos() }, status: p.status}
 	act := &actor{view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe, heed: p.heedLocalKills,
+		bind:    func() config.BindAddress { return p.bundle.Load().Config.BindAddress },
 		gateway: func() string { return p.bundle.Load().gateway() }, ca: p.cert.PEM}
 	var err error
 	p.control, err = control.New(control.Config{

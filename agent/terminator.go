@@ -162,11 +162,14 @@ func (t *terminator) carryOut(ctx context.Context, job *termination) {
 	})
 }
 
+// layerGate is how the gate is called among the layers that took part in an end.
+const layerGate = "gate"
+
 // destroyAll has both sockets of every connection destroyed, and notes what became of them. The
 // gate is shut, so that no connection has been tagged since and the sockets are all there.
 func (t *terminator) destroyAll(ctx context.Context, job *termination) {
 	out := &job.outcome
-	out.Layers = []string{"gate"}
+	out.Layers = []string{layerGate}
 	var sockets []session.Socket
 	var owners []*session.Connection
 	for _, c := range job.Conns {

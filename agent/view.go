@@ -48,7 +48,7 @@ func (v *view) Sessions() []api.SessionInfo {
 func (v *view) session(s session.Session, conns []*session.Connection) api.SessionInfo {
 	info := api.SessionInfo{
 		ID: s.ID, Identity: s.Identity, Key: s.Key, Method: s.Method, Created: s.Created, Deadline: s.Deadline,
-		IdleTimeout: api.Seconds(s.IdleTimeout), Connections: len(conns), State: api.StateLive, Ended: s.Ended,
+		IdleTimeout: api.Seconds(s.IdleTimeout), BindAddrs: s.BindAddrs, Connections: len(conns), State: api.StateLive, Ended: s.Ended,
 	}
 	for _, c := range conns {
 		info.BytesFromClient += c.Activity.BytesFromClient.Load()

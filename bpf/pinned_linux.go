@@ -37,6 +37,7 @@ type PinnedSession struct {
 // PinnedReport says what an end by break-glass did.
 type PinnedReport struct {
 	Sessions  []PinnedSession // that were ended
+	Shut      session.Instant // when the last of them passed nothing any more; zero if an error came before
 	Destroyed []Record        // the sockets, also those of sessions that had ended before
 	Left      []Record        // ended sockets that survived; their gate is shut
 }
@@ -220,6 +221,7 @@ func (p *Pinned) End(match func(PinnedSession) bool) (PinnedReport, error) {
 		_ = p.maps.Labels.Delete(&s.Number) // a stale label harms nobody
 		r.Sessions = append(r.Sessions, s)
 	}
+	r.Shut = Now()
 	return r, p.destroyEnded(&r)
 }
 
@@ -229,6 +231,7 @@ func (p *Pinned) EndAll() (PinnedReport, error) {
 	if err := clearMap[uint64](p.maps.Sessions); err != nil {
 		return r, err
 	}
+	r.Shut = Now()
 	return r, p.destroyEnded(&r)
 }
 

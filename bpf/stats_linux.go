@@ -19,12 +19,17 @@ type GateStats struct {
 }
 
 // GateStats reads the gate's counters, summed over the CPUs, since the instance was loaded.
-func (t *Tagger) GateStats() (GateStats, error) {
+func (t *Tagger) GateStats() (GateStats, error) { return t.maps.gateStats() }
+
+// GateStats is Tagger.GateStats with no process of the agent to ask.
+func (p *Pinned) GateStats() (GateStats, error) { return p.maps.gateStats() }
+
+func (m *curfewMaps) gateStats() (GateStats, error) {
 	var sums [curfewGateStatGATE_STATS]uint64
 	for i := range sums {
 		var perCPU []uint64
 		key := uint32(i)
-		if err := t.maps.GateStats.Lookup(&key, &perCPU); err != nil {
+		if err := m.GateStats.Lookup(&key, &perCPU); err != nil {
 			return GateStats{}, fmt.Errorf("gate counters: %w", err)
 		}
 		for _, n := range perCPU {

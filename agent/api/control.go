@@ -147,6 +147,9 @@ type KillResult struct {
 	Left      int `json:"left"`
 	// Took is the time from the request to the end of the check.
 	Took Seconds `json:"took_seconds"`
+	// Shut is CLOCK_BOOTTIME of this host, in nanoseconds, at the moment when the gate was shut on the
+	// last of Sessions: none of their payload has passed since. Zero where there is no gate.
+	Shut session.Instant `json:"shut_boot_ns,omitzero"`
 	// Verified is set when the sockets were listed after the kill and none was left.
 	Verified bool `json:"verified"`
 	// Noted is set by kill --local when it has left word for the agent, which ends the sessions that
@@ -167,6 +170,9 @@ type CreateSessionRequest struct {
 	TTL     Seconds     `json:"ttl_seconds"`                   // until the absolute end; must be positive
 	Idle    Seconds     `json:"idle_timeout_seconds,omitzero"` // zero: idleness does not end it
 	Key     session.Key `json:"key"`
+	// BindAddrs are source addresses that plain listeners shall admit for the session, where the
+	// configuration allows it.
+	BindAddrs []netip.Addr `json:"bind_addrs,omitempty"`
 }
 
 // CreateSessionResult is the answer to a CreateSessionRequest.

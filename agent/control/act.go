@@ -5,6 +5,8 @@ package control
 import (
 	"context"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
@@ -55,6 +57,9 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		return
 	case req.TTL <= 0 || req.Idle < 0:
 		writeError(w, badRequest("a session needs a time to live above zero", "give it one, such as 1h"))
+		return
+	case slices.ContainsFunc(req.BindAddrs, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }):
+		writeError(w, badRequest("an address to bind is empty", "name the address that connections come from"))
 		return
 	case req.Key.IsZero():
 		writeError(w, badRequest("a session needs a client key", "send the SHA-256 of the key's SubjectPublicKeyInfo"))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -202,6 +203,7 @@ func TestCreateSession(t *testing.T) {
 		"control subject": {func(r *api.CreateSessionRequest) { r.Subject = "a\x1b[2J" }, api.CodeBadRequest},
 		"no ttl":          {func(r *api.CreateSessionRequest) { r.TTL = 0 }, api.CodeBadRequest},
 		"negative idle":   {func(r *api.CreateSessionRequest) { r.Idle = -1 }, api.CodeBadRequest},
+		"no address":      {func(r *api.CreateSessionRequest) { r.BindAddrs = make([]netip.Addr, 1) }, api.CodeBadRequest},
 		"no key":          {func(r *api.CreateSessionRequest) { r.Key = session.Key{} }, api.CodeBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ type createFlags struct {
 	subject, name, out string
 	groups             []string
 	ttl, idle          time.Duration
+	bind               []string
 }
 
 func (a *app) newSessionsCreateCmd() *cobra.Command {
@@ -42,6 +44,7 @@ take them. Who creates sessions is in the audit log.`,
 	flags.StringArrayVar(&f.groups, "group", nil, "a group that it belongs to; may be repeated")
 	flags.DurationVar(&f.ttl, "ttl", time.Hour, "time until it ends")
 	flags.DurationVar(&f.idle, "idle", 0, "end it after that long without activity; 0: never")
+	flags.StringArrayVar(&f.bind, "bind-address", nil, "admit connections from this address to plain listeners; may be repeated")
 	flags.StringVar(&f.out, "out", "", "the directory to write to; it is made if need be")
 	_ = cmd.MarkFlagRequired("subject") // fails for unknown flags only
 	_ = cmd.MarkFlagRequired("out")
@@ -51,6 +54,10 @@ take them. Who creates sessions is in the audit log.`,
 func (a *app) createSession(ctx context.Context, f createFlags) error {
 	if f.ttl <= 0 || f.idle < 0 {
 		return usage("--ttl must be above zero, and --idle not below")
+	}
+	bind, err := parseAddrs(f.bind)
+	if err != nil {
+		return err
 	}
 	key, err := newClientKey()
 	if err != nil {
@@ -63,7 +70,7 @@ func (a *app) createSession(ctx context.Context, f createFlags) error {
 	}
 	res, err := a.client().CreateSession(ctx, api.CreateSessionRequest{
 		Subject: f.subject, Name: f.name, Groups: f.groups, Key: key.id,
-		TTL: api.Seconds(f.ttl), Idle: api.Seconds(f.idle),
+		TTL: api.Seconds(f.ttl), Idle: api.Seconds(f.idle), BindAddrs: bind,
 	})
 	if err != nil {
 		return errors.Join(err, files.remove())
@@ -80,4 +87,16 @@ func (a *app) createSession(ctx context.Context, f createFlags) error {
 		fmt.Fprintf(a.out, "wrote %s\n", path)
 	}
 	return nil
+}
+
+func parseAddrs(list []string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	for _, text := range list {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, usage("--bind-address %q: want an IP address", text)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
 }

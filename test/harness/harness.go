@@ -17,12 +17,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/control"
@@ -64,6 +67,8 @@ type Config struct {
 	Extra string
 	// Gateway is its address; empty for a free port of 127.0.0.1.
 	Gateway string
+	// Netns is the network namespace that the agent runs in; nil: the test's own. Set by Start.
+	Netns *os.File
 }
 
 // Agent is a running agent.
@@ -74,7 +79,8 @@ type Agent struct {
 	Socket  string // the control socket
 	Control *control.Client
 
-	proc *peers.Process
+	netns *os.File
+	proc  *peers.Process
 }
 
 // Start starts an agent and waits until it serves. It is stopped, in order, when the test ends.
@@ -95,6 +101,7 @@ func Start(t testing.TB, c Config) *Agent {
 	if a.Gateway == "" {
 		a.Gateway = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
 	}
+	a.netns = c.Netns
 	a.Control = control.NewClient(a.Socket)
 	a.Configure(t, c)
 	a.Run(t)
@@ -122,8 +129,32 @@ func (a *Agent) State() string { return filepath.Join(a.Dir, "state") }
 func (a *Agent) Run(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command(Binary(t), "agent", "--config", a.ConfigPath(), "--log-format", "text", "--log-level", "debug")
-	a.proc = peers.Start(t, cmd)
+	a.proc = a.start(t, cmd)
 	a.WaitReady(t)
+}
+
+// start starts cmd in the agent's network namespace, which it inherits from the thread.
+func (a *Agent) start(t testing.TB, cmd *exec.Cmd) *peers.Process {
+	t.Helper()
+	if a.netns == nil {
+		return peers.Start(t, cmd)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if err := unix.Setns(int(a.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("enter network namespace: %v", err)
+	}
+	defer func() {
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(fmt.Sprintf("leave network namespace: %v", err)) // other tests would run in it
+		}
+	}()
+	return peers.Start(t, cmd)
 }
 
 // WaitReady waits until the agent serves.
@@ -294,11 +325,11 @@ func (a *Agent) CreateSession(t testing.TB, subject string, ttl time.Duration, m
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "creds")
 	r := a.MustCurfew(t, append([]string{"sessions", "create", "--subject", subject, "--ttl", ttl.String(), "--out", dir, "-o", "json"}, more...)...)
-	var made api.CreateSessionResult
-	if err := json.Unmarshal([]byte(r.Stdout), &made); err != nil {
+	var made api.SessionInfo
+	if err := json.Unmarshal([]byte(r.Stdout), &made); err != nil || made.ID.IsZero() {
 		t.Fatalf("sessions create: %v\n%s", err, r.Stdout)
 	}
-	return made.Session, Credentials{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem")}
+	return made, Credentials{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem")}
 }
 
 // TLS is a client's configuration with these credentials.
