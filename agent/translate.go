@@ -31,7 +31,7 @@ func (b *bundle) proxyServices() ([]proxy.Service, error) {
 		}
 		list[i] = proxy.Service{
 			Name: s.Name, Listen: addresses(s.Listen), ListenPlain: addresses(s.PlainListen),
-			TLS12: s.TLSMin == tls.VersionTLS12, MaxConnections: s.MaxConnections, MaxDuration: s.AbsoluteTimeout,
+			ALPN: s.ALPN, AllowCancel: s.AllowCancel, TLS12: s.TLSMin == tls.VersionTLS12, MaxConnections: s.MaxConnections, MaxDuration: s.AbsoluteTimeout,
 			Upstream: proxy.Upstream{Address: s.Upstream, TLS: upstreamTLS, ProxyProtocol: s.ProxyProtocol, Timeout: s.DialTimeout},
 		}
 		if s.Protocol == config.ProtocolPostgres {

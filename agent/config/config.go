@@ -102,9 +102,8 @@ type Service struct {
 	UpstreamTLS   *UpstreamTLS     `yaml:"upstream_tls"`             // nil: plain TCP
 	ProxyProtocol bool             `yaml:"proxy_protocol"`           // send a version 2 header
 	Allow         string           `yaml:"allow" required:"true"`    // CEL
-	// AbsoluteTimeout and IdleTimeout bound a connection; 0: the session's limits only.
+	// AbsoluteTimeout bounds a connection; 0: the session's limits only. Idle time is the session's.
 	AbsoluteTimeout time.Duration `yaml:"absolute_timeout"`
-	IdleTimeout     time.Duration `yaml:"idle_timeout"`
 	IdleCounts      string        `yaml:"idle_counts" oneof:"client|both"` // default: the sessions' setting
 	DialTimeout     time.Duration `yaml:"dial_timeout" min:"10ms"`
 	MaxConnections  int           `yaml:"max_connections"` // 0: no limit but the sessions'

@@ -131,7 +131,7 @@ func TestAbsoluteDeadlineFiresAtItsInstant(t *testing.T) {
 		if got, err := h.ByKey(s.Key); err != nil || got.ID != s.ID {
 			t.Fatalf("before the deadline: %v, %v", got, err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		ended := h.endings()
 		if len(ended) != 1 || ended[0].Session.Ended.Reason != ReasonAbsolute || len(ended[0].Conns) != 1 || ended[0].Conns[0] != c {
@@ -335,7 +335,7 @@ func TestWallClockStepsChangeNothing(t *testing.T) {
 			if _, err := h.ByKey(s.Key); err != nil {
 				t.Fatalf("step %v: ended early: %v", step, err)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if len(h.endings()) != 1 || h.late[0] != 0 {
 				t.Fatalf("step %v: endings %v late %v", step, h.endings(), h.late)
