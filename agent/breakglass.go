@@ -6,6 +6,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -38,6 +39,9 @@ func KillLocal(b BreakGlass, req api.KillRequest) (api.KillResult, error) {
 		return api.KillResult{}, err
 	}
 	pinned, err := bpf.OpenPinned(instance)
+	if errors.Is(err, os.ErrNotExist) && info.PID != 0 {
+		pinned, err = bpf.OpenPinned(instance, info.PID)
+	}
 	if err != nil {
 		return api.KillResult{}, fmt.Errorf("instance %s: %w", instance, err)
 	}

@@ -113,6 +113,14 @@ func (l *localKills) applied() error {
 	return err
 }
 
+// heedEarlierKills ends what kill --local ended while no proxy process was there to be told.
+func (p *proxyProcess) heedEarlierKills() error {
+	if err := p.heedLocalKills(); err != nil {
+		return err
+	}
+	return p.localKills.applied()
+}
+
 // heedLocalKills ends what kill --local has ended.
 func (p *proxyProcess) heedLocalKills() error {
 	kills, err := p.localKills.fresh()

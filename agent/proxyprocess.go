@@ -91,6 +91,7 @@ func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 		{"open state", p.openState},
 		{"set up enforcement", p.setUpEnforcement},
 		{"set up sign-in", p.setUpSignIn},
+		{"heed local kills", p.heedEarlierKills},
 		{"set up control", p.setUpControl},
 		{"open listeners", p.setUpProxy},
 	} {
@@ -194,12 +195,6 @@ func (p *proxyProcess) setUpEnforcement() error {
 	p.terminator.report = p.observe.ended
 	if p.kernel != nil {
 		p.terminator.destroy = p.link.Kill
-	}
-	if err := p.heedLocalKills(); err != nil {
-		return err
-	}
-	if err := p.localKills.applied(); err != nil {
-		return err
 	}
 	return p.setPolicy(p.bundle.Load())
 }

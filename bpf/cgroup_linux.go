@@ -10,13 +10,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // CgroupRoot finds where cgroup2 is mounted: /sys/fs/cgroup, /sys/fs/cgroup/unified on hybrid
-// hosts, or, where `ip netns exec` hides it, where process 1 sees it.
+// hosts, or, where `ip netns exec` hides it, where process 1 sees it. Where that may not be looked
+// at it is mounted for this process alone, attached nowhere (fsmount(2), kernel 5.2): all mounts
+// of cgroup2 show the same hierarchy.
 func CgroupRoot() (string, error) {
 	for _, proc := range []struct{ mounts, root string }{
 		{"/proc/self/mountinfo", ""},
@@ -26,12 +29,30 @@ func CgroupRoot() (string, error) {
 		if err != nil {
 			continue
 		}
-		if dir := cgroup2Mount(string(b)); dir != "" {
+		if dir := cgroup2Mount(string(b)); dir != "" && unix.Access(proc.root+dir, unix.X_OK) == nil {
 			return proc.root + dir, nil
 		}
 	}
-	return "", errors.New("no cgroup2 mount found (hint: mount -t cgroup2 none /sys/fs/cgroup)")
+	fd, err := detachedCgroup2()
+	if err != nil {
+		return "", fmt.Errorf("no cgroup2 mount found, and none can be made: %w (hint: mount -t cgroup2 none /sys/fs/cgroup)", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
 }
+
+// detachedCgroup2 stays open for the life of the process.
+var detachedCgroup2 = sync.OnceValues(func() (int, error) {
+	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer func() { _ = unix.Close(fs) }() // the mount does not need it
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, os.NewSyscallError("fsconfig", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	return fd, os.NewSyscallError("fsmount", err)
+})
 
 // cgroup2Mount finds the mount point in the text of a mountinfo file (proc(5)).
 func cgroup2Mount(mountinfo string) string {

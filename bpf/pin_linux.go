@@ -14,9 +14,13 @@ import (
 const bpffsPath = "/sys/fs/bpf"
 
 // findBPFFS finds the BPF file system. `ip netns exec` hides it beneath a fresh /sys: then the one
-// that process 1 sees is used.
-func findBPFFS() (string, error) {
-	for _, dir := range []string{bpffsPath, "/proc/1/root" + bpffsPath} {
+// that process 1 sees is used, and as a last resort what the processes in view see.
+func findBPFFS(view ...int) (string, error) {
+	dirs := []string{bpffsPath, "/proc/1/root" + bpffsPath}
+	for _, pid := range view {
+		dirs = append([]string{fmt.Sprintf("/proc/%d/root%s", pid, bpffsPath)}, dirs...)
+	}
+	for _, dir := range dirs {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.BPF_FS_MAGIC {
 			return dir, nil

@@ -63,12 +63,14 @@ func Instances() ([]string, error) {
 }
 
 // OpenPinned opens an instance by its pins. It refuses a directory that others than root could
-// have filled. Returns os.ErrNotExist if there is none of that name.
-func OpenPinned(instance string) (*Pinned, error) {
+// have filled. Returns os.ErrNotExist if there is none of that name. An agent that was started in
+// a mount namespace of its own, as by `ip netns exec`, may have its pins there: view names
+// processes of it.
+func OpenPinned(instance string, view ...int) (*Pinned, error) {
 	if err := (&Config{Instance: instance}).Validate(); err != nil {
 		return nil, err
 	}
-	root, err := findBPFFS()
+	root, err := findBPFFS(view...)
 	if err != nil {
 		return nil, err
 	}

@@ -108,6 +108,7 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest)
 	if err != nil {
 		return api.LoginStarted{}, err
 	}
+	p.await(discoverPatience)
 	start, s := newSecret(), newSecrets()
 	if _, err := p.authURL(s); err != nil {
 		return api.LoginStarted{}, unavailable(p)

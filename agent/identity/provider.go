@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,10 @@ import (
 // How often discovery is tried.
 const (
 	discoverFirst = time.Second // doubles after each failure
-	discoverMax   = time.Minute
-	discoverAgain = time.Hour // once it has worked; a failure then changes nothing
+	// discoverPatience is how long a sign-in waits for the first one to work.
+	discoverPatience = 2 * time.Second
+	discoverMax      = time.Minute
+	discoverAgain    = time.Hour // once it has worked; a failure then changes nothing
 )
 
 // ErrNotReady is returned while a provider's discovery document has not been read yet. Only
@@ -39,9 +42,11 @@ type Provider struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	meta atomic.Pointer[metadata] // nil until discovery has worked
-	kick chan struct{}            // asks Run to try at once
-	pace *rate.Limiter            // of discovery
+	meta  atomic.Pointer[metadata] // nil until discovery has worked
+	found chan struct{}            // closed when it has
+	once  sync.Once                // closes found
+	kick  chan struct{}            // asks Run to try at once
+	pace  *rate.Limiter            // of discovery
 }
 
 // metadata is what discovery has found out. Immutable.
@@ -74,6 +79,7 @@ func NewProvider(cfg Config, log *slog.Logger) (*Provider, error) {
 		log:    log.With("provider", cfg.Name),
 		now:    time.Now,
 		kick:   make(chan struct{}, 1),
+		found:  make(chan struct{}),
 		pace:   rate.NewLimiter(1, 1),
 	}, nil
 }
@@ -127,7 +133,18 @@ func (p *Provider) discover(ctx context.Context) error {
 		return fmt.Errorf("discover: %w", err)
 	}
 	p.meta.Store(p.metadata(found, doc))
+	p.once.Do(func() { close(p.found) })
 	return nil
+}
+
+// await gives discovery a moment: an agent that has just started has its first users at once.
+func (p *Provider) await(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-p.found:
+	case <-timer.C:
+	}
 }
 
 // discovery has what go-oidc does not export of the discovery document.

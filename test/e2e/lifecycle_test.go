@@ -152,6 +152,19 @@ func TestProxyStopped(t *testing.T) {
 	}
 }
 
+// Word of a kill that nobody was there to hear is heeded by the next start.
+func TestLocalKillWhileTheProxyIsDown(t *testing.T) {
+	r := newRig(t, "")
+	_, creds := r.CreateSession(t, "alice", time.Hour)
+	harness.Signal(t, r.ProxyPID(t), syscall.SIGSTOP)
+	if res := r.Curfew(t, "kill", "--local", "--subject", "alice", "--run", filepath.Join(r.Dir, "run")); res.Code != 0 {
+		t.Fatalf("kill --local: %+v", res)
+	}
+	r.Kill(t) // neither process gets to read it
+	r.Run(t)
+	mustRefuse(t, r.addr, creds)
+}
+
 // The enforcer is killed: the proxy does not go on without it.
 func TestEnforcerKilled(t *testing.T) {
 	r := newRig(t, "")

@@ -69,6 +69,8 @@ type Config struct {
 	Gateway string
 	// Netns is the network namespace that the agent runs in; nil: the test's own. Set by Start.
 	Netns *os.File
+	// Under is a program that runs the agent by exec, with its arguments: ip netns exec, env.
+	Under []string
 }
 
 // Agent is a running agent.
@@ -79,6 +81,7 @@ type Agent struct {
 	Socket  string // the control socket
 	Control *control.Client
 
+	under []string
 	netns *os.File
 	proc  *peers.Process
 }
@@ -101,11 +104,10 @@ func Start(t testing.TB, c Config) *Agent {
 	if a.Gateway == "" {
 		a.Gateway = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
 	}
-	a.netns = c.Netns
+	a.netns, a.under = c.Netns, c.Under
 	a.Control = control.NewClient(a.Socket)
 	a.Configure(t, c)
 	a.Run(t)
-	t.Cleanup(func() { a.Stop(t) })
 	return a
 }
 
@@ -126,10 +128,13 @@ func (a *Agent) ConfigPath() string { return filepath.Join(a.Dir, "curfew.yaml")
 func (a *Agent) State() string { return filepath.Join(a.Dir, "state") }
 
 // Run starts the processes of an agent that is configured and not running, and waits until it serves.
+// It is stopped, in order, when the test ends.
 func (a *Agent) Run(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command(Binary(t), "agent", "--config", a.ConfigPath(), "--log-format", "text", "--log-level", "debug")
+	args := append(append([]string{}, a.under...), Binary(t), "agent", "--config", a.ConfigPath(), "--log-format", "text", "--log-level", "debug")
+	cmd := exec.Command(args[0], args[1:]...)
 	a.proc = a.start(t, cmd)
+	t.Cleanup(func() { a.Stop(t) }) // before the process would be killed
 	a.WaitReady(t)
 }
 
