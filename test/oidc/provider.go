@@ -8,6 +8,7 @@ package oidc
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -68,7 +69,7 @@ func Start(t testing.TB, o Options) *Provider {
 	if err != nil {
 		t.Fatalf("encode provider options: %v", err)
 	}
-	cmd := exec.Command("node", filepath.Join(dir, "server.mjs"), string(config))
+	cmd := exec.Command(node(dir), filepath.Join(dir, "server.mjs"), string(config))
 	cmd.Env = append(os.Environ(), "NODE_NO_WARNINGS=1")
 	log := &tail{}
 	cmd.Stderr = log
@@ -87,6 +88,12 @@ func Start(t testing.TB, o Options) *Provider {
 	t.Cleanup(p.Stop)
 	p.Issuer = readIssuer(t, stdout, log)
 	return p
+}
+
+// node is the Node.js of the lockfile: distributions have older ones than the provider runs on.
+func node(dir string) string {
+	arch := map[string]string{"amd64": "x64"}[runtime.GOARCH]
+	return filepath.Join(dir, "node_modules", "node-linux-"+cmp.Or(arch, runtime.GOARCH), "bin", "node")
 }
 
 func orEmpty(c []Client) []Client {
@@ -168,7 +175,8 @@ func (p *Provider) post(ctx context.Context, path, clientID, secret string, form
 	return a, nil
 }
 
-// install runs npm ci once per checkout and returns the directory of this package.
+// install runs npm ci once per checkout, and anew when the lockfile has changed, and returns the
+// directory of this package.
 func install(t testing.TB) string {
 	t.Helper()
 	_, file, _, _ := runtime.Caller(0)
@@ -182,7 +190,11 @@ func install(t testing.TB) string {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatalf("lock: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil {
+	want, err := lock.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil && !have.ModTime().Before(want.ModTime()) {
 		return dir
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)

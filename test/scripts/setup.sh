@@ -14,7 +14,7 @@ declare -A packages=(
 	[ssh]=openssh-client [/usr/sbin/sshd]=openssh-server
 	[/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream
 	[/usr/sbin/nft]=nftables [/usr/sbin/ip]=iproute2 [ss]=iproute2
-	[tcpdump]=tcpdump [openssl]=openssl [gcc]=gcc [node]=nodejs [npm]=npm
+	[tcpdump]=tcpdump [openssl]=openssl [gcc]=gcc [npm]=npm
 	[/usr/include/bpf/bpf_helpers.h]=libbpf-dev
 )
 missing=()
