@@ -33,8 +33,9 @@ type gate struct {
 	closed func(c *session.Connection, reason session.Reason, err error, ended *session.End)
 
 	log  *slog.Logger
-	lost func(session.ID) // the kernel has no entry any more for a session that lives in the table
-	heed func() error     // takes note of what kill --local has ended, of which the kernel may know nothing
+	lost func(session.ID)          // the kernel has no entry any more for a session that lives in the table
+	heed func() error              // takes note of what kill --local has ended, of which the kernel may know nothing
+	cut  func(*session.Connection) // ends one connection of a session that goes on
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission
@@ -67,7 +68,6 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 	}
 	maxDuration, both := g.limits(c.Service)
 	c.Activity.Both = both
-	c.Activity.LastPayload = lastPayload(g.clock, client, upstream)
 	if maxDuration > 0 {
 		c.Deadline = g.clock.Boot().Add(maxDuration)
 	}
@@ -82,8 +82,28 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 		}
 		return nil, refusal(err)
 	}
-	return func(reason session.Reason, err error) { g.release(c, number, reason, err) }, nil
+	stop := g.limit(c, maxDuration)
+	return func(reason session.Reason, err error) {
+		stop()
+		g.release(c, number, reason, err)
+	}, nil
 }
+
+// limit ends the connection when the service's own limit is reached. The kernel's gate shuts then by
+// itself; this is what makes both ends learn of it at once.
+func (g *gate) limit(c *session.Connection, after time.Duration) (stop func()) {
+	if after == 0 {
+		return func() {}
+	}
+	timer := time.AfterFunc(after, func() {
+		g.because(c, session.ReasonServiceLimit)
+		g.cut(c)
+	})
+	return func() { timer.Stop() }
+}
+
+// keepalive is what a socket gets from user space alone: Tag sets it where there is a kernel to tag for.
+var keepalive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 // refusal keeps the reason of a session that has ended, and makes everything else a failed register.
 func refusal(err error) error {
@@ -107,7 +127,7 @@ func (g *gate) admit(number uint64, c *session.Connection, client, upstream *net
 		return errEndedMeanwhile
 	}
 	if g.kernel == nil {
-		return nil
+		return errors.Join(client.SetKeepAliveConfig(keepalive), upstream.SetKeepAliveConfig(keepalive))
 	}
 	if a.open {
 		err = g.kernel.Move(number, s.EndsAt())

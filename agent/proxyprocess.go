@@ -82,6 +82,7 @@ type proxyProcess struct {
 func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}}
 	defer p.close()
+	tuneMemory()
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -191,6 +192,7 @@ func (p *proxyProcess) setUpEnforcement() error {
 		limits: func(service string) (time.Duration, bool) { return p.bundle.Load().serviceLimits(service) },
 		closed: p.observe.closed, lost: p.lost, heed: p.heedLocalKills,
 	}
+	p.gate.cut = func(c *session.Connection) { p.cut(context.Background(), c) }
 	p.terminator = newTerminator(p.gate, p.clock)
 	p.terminator.report = p.observe.ended
 	if p.kernel != nil {
@@ -226,6 +228,13 @@ func (p *proxyProcess) lost(id session.ID) {
 	var over *session.EndedError
 	if err != nil && !errors.As(err, &over) {
 		p.log.Error("session ended locally", "session", id, "error", err)
+	}
+}
+
+// cut ends one connection of a session that goes on.
+func (p *proxyProcess) cut(ctx context.Context, c *session.Connection) {
+	if err := p.terminator.cut(ctx, c); err != nil {
+		p.log.Error("connection not ended", "session", c.Session, "connection", c.ID, "error", err)
 	}
 }
 

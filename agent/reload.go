@@ -91,9 +91,7 @@ func (p *proxyProcess) reauthorise(ctx context.Context) {
 			}
 			p.log.Warn("policy no longer allows a connection", "session", c.Session, "connection", c.ID, "service", c.Service, "error", err)
 			p.gate.because(c, session.ReasonPolicy)
-			if err := p.terminator.cut(ctx, c); err != nil {
-				p.log.Error("connection not ended", "session", c.Session, "connection", c.ID, "error", err)
-			}
+			p.cut(ctx, c)
 		}
 	}
 }

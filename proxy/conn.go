@@ -150,6 +150,7 @@ func (c *conn) register() (func(session.Reason, error), error) {
 	if d := c.service.MaxDuration; d > 0 {
 		c.record.Deadline = now.Boot().Add(d)
 	}
+	c.record.Activity.LastPayload = c.lastPayload
 	release, err := c.proxy.cfg.Gate.Register(c.record, c.client, c.upstream)
 	if err != nil {
 		return nil, orReason(session.ReasonRegister, err)

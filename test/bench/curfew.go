@@ -6,101 +6,103 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
-	"runtime"
-	"runtime/debug"
-	"runtime/pprof"
-	"syscall"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/control"
 	"github.com/curfew-proxy/curfew/agent/session"
-	"github.com/curfew-proxy/curfew/proxy"
-	"golang.org/x/sys/unix"
 )
 
-// What the child process that is the proxy reads from its environment.
-const (
-	serveEnv    = "CURFEW_BENCH_SERVE" // the address to listen on
-	upstreamEnv = "CURFEW_BENCH_UPSTREAM"
-	certEnv     = "CURFEW_BENCH_CERT"
-	keyEnv      = "CURFEW_BENCH_KEY"
-	profileEnv  = "CURFEW_BENCH_PROFILE" // set by whoever wants a CPU profile of the last round
-)
-
-// startCurfew runs package proxy alone, in a process of its own, with a gate that does nothing.
+// startCurfew runs the real agent as shipped: both processes, the gate attached, every connection
+// registered with a session that has an absolute and an idle timeout. Both processes are counted.
 func startCurfew(ctx context.Context, s setup) (*target, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), serveEnv+"="+addr, upstreamEnv+"="+s.upstream,
-		certEnv+"="+s.pki.serverCert, keyEnv+"="+s.pki.serverKey)
-	return launch(addr, cmd)
+	gateway, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	binary, err := buildCurfew(ctx, s.dir)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(s.dir, "curfew.yaml")
+	config := fmt.Sprintf(`name: curfew-bench
+listen: [%q]
+url: https://%s
+tls: {certificate: %s, key: %s}
+state: %s/state
+run: %s/run
+user: nobody
+sessions: {connections: 16000}
+limits: {unauthenticated: 1024, unauthenticated_per_source: 1024, drain_timeout: 1s}
+services:
+  - {name: bench, listen: [%q], upstream: %q, allow: 'true'}
+`, gateway, gateway, s.pki.serverCert, s.pki.serverKey, s.dir, s.dir, addr, s.upstream)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(s.dir, "state")); err != nil { // of the round before
+		return nil, err
+	}
+	t, err := launch(addr, exec.CommandContext(ctx, binary, "agent", "--config", file, "--log-format", "text", "--log-level", "error"))
+	if err != nil {
+		return nil, err
+	}
+	if err := signIn(ctx, filepath.Join(s.dir, "run", "control.sock"), s.pki); err != nil {
+		t.stop()
+		return nil, err
+	}
+	return t, nil
 }
 
-// serveCurfew is that process.
-func serveCurfew(addr string) error {
-	if os.Getenv("GOGC") == "" {
-		// Garbage up to half of what lives, but no collection for less than 16 MiB of it: a
-		// handshake leaves 60 KiB. The ballast is never touched, so it takes no memory.
-		debug.SetGCPercent(50)
-		ballast := make([]byte, 32<<20)
-		defer runtime.KeepAlive(ballast)
+// buildCurfew builds the program once a run.
+func buildCurfew(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "curfew")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
 	}
-	cert, err := tls.LoadX509KeyPair(os.Getenv(certEnv), os.Getenv(keyEnv))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "github.com/curfew-proxy/curfew/cmd/curfew")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// signIn makes a session for the key that all subjects' clients use.
+func signIn(ctx context.Context, socket string, p *pki) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	pair := p.clientConfig().Certificates[0]
+	leaf, err := leafOf(pair)
 	if err != nil {
 		return err
 	}
-	p, err := proxy.New(proxy.Config{
-		Services: []proxy.Service{{
-			Name: "bench", Listen: []string{addr},
-			Upstream: proxy.Upstream{Address: os.Getenv(upstreamEnv)},
-		}},
-		Sessions: open{}, Policy: open{}, Gate: open{}, Observer: open{}, Clock: open{},
-		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil },
-		Limits:      proxy.Limits{UnauthenticatedPerSource: 1024},
-	})
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	if file := os.Getenv(profileEnv); file != "" {
-		f, err := os.Create(file)
-		if err != nil {
+	c := control.NewClient(socket)
+	req := api.CreateSessionRequest{Subject: "bench", TTL: api.Seconds(time.Hour), Idle: api.Seconds(30 * time.Minute), Key: leaf}
+	for {
+		_, err := c.CreateSession(ctx, req)
+		if err == nil || !strings.Contains(err.Error(), socket) {
 			return err
 		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the agent does not answer: %w", err)
+		case <-time.After(20 * time.Millisecond):
 		}
-		defer pprof.StopCPUProfile()
 	}
-	return p.Run(ctx)
 }
 
-// open stands in for the agent and lets everybody in.
-type open struct{}
-
-func (open) ByKey(k session.Key) (session.Session, error)            { return session.Session{Key: k}, nil }
-func (open) ByAddr(netip.Addr) (session.Session, error)              { return session.Session{}, nil }
-func (open) Authorize(session.Session, string, netip.AddrPort) error { return nil }
-func (open) Relayed(proxy.Relayed)                                   {}
-func (open) Wall() time.Time                                         { return time.Now() }
-func (open) Refused(r proxy.Refused)                                 { fmt.Fprintln(os.Stderr, "refused:", r.Reason, r.Err) }
-func (open) Register(*session.Connection, *net.TCPConn, *net.TCPConn) (func(session.Reason, error), error) {
-	return func(session.Reason, error) {}, nil
-}
-
-func (o open) Coarse() session.Instant { return o.Boot() }
-
-func (open) Boot() session.Instant {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail since Linux 2.6.39
-	return session.Instant(ts.Nano())
+func leafOf(pair tls.Certificate) (session.Key, error) {
+	if pair.Leaf == nil {
+		return session.Key{}, fmt.Errorf("the client's certificate is not parsed")
+	}
+	return session.KeyOf(pair.Leaf), nil
 }

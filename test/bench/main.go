@@ -21,10 +21,6 @@ import (
 )
 
 func main() {
-	if addr := os.Getenv(serveEnv); addr != "" {
-		exitOn(serveCurfew(addr))
-		return
-	}
 	var (
 		load   = defaultLoad
 		rounds = flag.Int("rounds", 3, "rounds to take the median of")

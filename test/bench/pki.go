@@ -77,7 +77,7 @@ func (p *pki) write(dir string, files map[*string][]byte) error {
 		}
 		*path = f.Name()
 		_, err = f.Write(text)
-		if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		if err := errors.Join(err, f.Chmod(0o600), f.Close()); err != nil {
 			return err
 		}
 	}

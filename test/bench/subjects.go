@@ -61,7 +61,7 @@ func (t *target) stop() {
 	_ = t.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-t.done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(15 * time.Second):
 		_ = t.cmd.Process.Kill()
 		<-t.done
 	}

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -82,6 +83,46 @@ func TestIdleDeadline(t *testing.T) {
 	}
 	mustEnd(t, busy)
 	mustEnd(t, quiet)
+}
+
+// Whose payload counts is the operator's choice: an upstream that talks by itself keeps a session alive
+// with "both", and does not with "client", the default.
+func TestIdleCounts(t *testing.T) {
+	for _, counts := range []string{"client", "both"} {
+		t.Run(counts, func(t *testing.T) {
+			const chatter = 3 * time.Second
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				for until := time.Now().Add(chatter); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+					if _, err := conn.Write([]byte(".")); err != nil {
+						return
+					}
+				}
+				_, _ = io.Copy(io.Discard, conn) // silent from here on
+			}()
+			addr := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
+			a := harness.Start(t, harness.Config{Services: service("chatter", addr, l.Addr().String(), ", idle_counts: "+counts)})
+			_, creds := a.CreateSession(t, "alice", time.Hour, "--idle", "1s")
+			conn, err := dialTLS(t, addr, creds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			mustEnd(t, conn)
+			if lasted := time.Since(began); (lasted > chatter) != (counts == "both") {
+				t.Errorf("the session lasted %v beside an upstream that talked for %v", lasted, chatter)
+			}
+		})
+	}
 }
 
 // What a session was told survives both kinds of restart, and what ended stays ended.
