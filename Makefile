@@ -38,6 +38,8 @@ check:
 	test/scripts/check.sh
 
 bench: setup build
+	$(GO) test ./bpf -run '^$$' -bench Kill -benchtime 1x
+	$(GO) test ./agent/session -run '^$$' -bench Memory -benchtime 1x
 	$(GO) run ./test/bench
 
 clean:

@@ -17,9 +17,13 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// startCurfew runs the real agent as shipped: both processes, the gate attached, every connection
-// registered with a session that has an absolute and an idle timeout. Both processes are counted.
-func startCurfew(ctx context.Context, s setup) (*target, error) {
+// startWith returns what starts the real agent, both processes, every connection registered with a
+// session that has an absolute and an idle timeout. Both processes are counted.
+func startWith(enforcement string) func(context.Context, setup) (*target, error) {
+	return func(ctx context.Context, s setup) (*target, error) { return startCurfew(ctx, s, enforcement) }
+}
+
+func startCurfew(ctx context.Context, s setup, enforcement string) (*target, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
@@ -40,11 +44,12 @@ tls: {certificate: %s, key: %s}
 state: %s/state
 run: %s/run
 user: nobody
+enforcement: %s
 sessions: {connections: 16000}
 limits: {unauthenticated: 1024, unauthenticated_per_source: 1024, drain_timeout: 1s}
 services:
   - {name: bench, listen: [%q], upstream: %q, allow: 'true'}
-`, gateway, gateway, s.pki.serverCert, s.pki.serverKey, s.dir, s.dir, addr, s.upstream)
+`, gateway, gateway, s.pki.serverCert, s.pki.serverKey, s.dir, s.dir, enforcement, addr, s.upstream)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}

@@ -16,19 +16,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/curfew-proxy/curfew/agent/config"
 )
 
 // subject is a proxy to be measured.
 type subject struct {
 	name  string
 	start func(context.Context, setup) (*target, error)
+	ours  bool // not one of the peers
 }
 
-// subjects are all there are. The first is ours, the rest are its peers.
+// subjects are all there are. The first is ours as shipped, the second ours without the kernel.
 var subjects = []subject{
-	{"curfew", startCurfew},
-	{"haproxy", startHAProxy},
-	{"nginx", startNginx},
+	{"curfew", startWith(config.EnforceKernel), true},
+	{"no gate", startWith(config.EnforceUserspace), true},
+	{"haproxy", startHAProxy, false},
+	{"nginx", startNginx, false},
 }
 
 // setup is what a subject is started with.
