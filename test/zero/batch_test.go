@@ -53,17 +53,18 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// batch is a round of every ending, transport and family in one state of the agent.
+// batch is a round of some endings over every transport and family, in one state of the agent.
 type batch struct {
 	*fixture
-	state  state
-	rand   *rand.Rand
-	rounds []*round
-	at     session.Instant // when the agent gets into the state
-	proxy  int             // its process
-	early  bool            // it wakes up while what has ended is being cleared away
-	probes sync.WaitGroup
-	gate   bpf.GateStats // before
+	state   state
+	endings []ending
+	rand    *rand.Rand
+	rounds  []*round
+	at      session.Instant // when the agent gets into the state
+	proxy   int             // its process
+	early   bool            // it wakes up while what has ended is being cleared away
+	probes  sync.WaitGroup
+	gate    bpf.GateStats // before
 }
 
 // setUp is how long the making of a batch's sessions and connections may take, and arming how long the sweep
@@ -74,9 +75,9 @@ const (
 )
 
 // run returns what the rounds showed, and how many packets the gate dropped meanwhile.
-func (f *fixture) run(s state, seed uint64) ([]result, uint64) {
+func (f *fixture) run(s state, seed uint64, with ...ending) ([]result, uint64) {
 	f.t.Helper()
-	b := &batch{fixture: f, state: s, rand: rand.New(rand.NewPCG(seed, 0)), gate: f.gateStats()}
+	b := &batch{fixture: f, state: s, endings: with, rand: rand.New(rand.NewPCG(seed, 0)), gate: f.gateStats()}
 	b.early = s == stopped && b.rand.IntN(3) == 0
 	b.at = now().Add(setUp)
 	if s != running {
@@ -97,7 +98,7 @@ func dropsOf(s bpf.GateStats) uint64 {
 
 func (b *batch) begin() {
 	b.t.Helper()
-	for _, e := range endings {
+	for _, e := range b.endings {
 		for _, tr := range transports {
 			for _, family := range families {
 				n := b.fixture.rounds

@@ -33,7 +33,6 @@ type result struct {
 	knocks           int           // packets with payload that came to the agent's host after it
 	dropped          uint64        // of those, by the gate while the session had an entry
 	client, upstream time.Duration // from the end to when it was seen
-	clean            bool          // both ends saw a reset, not an ordinary end
 }
 
 // check looks for what should not be, and keeps what the rounds showed.
@@ -46,6 +45,10 @@ func (b *batch) check() []result {
 	var results []result
 	for _, r := range b.rounds {
 		r.settle(b)
+		counts := b.state == running || r.deadline > b.at // else it was over before the agent got into the state
+		if counts && b.state == killed {
+			r.since = b.at // its sockets ended with the process
+		}
 		if err := r.over(); err != nil {
 			b.t.Errorf("%v after the bound", err)
 		}
@@ -55,10 +58,9 @@ func (b *batch) check() []result {
 		if err != nil {
 			b.t.Errorf("round %d (%v): %v", r.number, r.class, err)
 		}
-		if r.deadline <= b.at && b.state != running {
-			continue // it was over before the agent got into the state: no round of this case
+		if counts {
+			results = append(results, res)
 		}
-		results = append(results, res)
 	}
 	return results
 }
@@ -69,9 +71,6 @@ func (r *round) settle(b *batch) {
 	r.dropped = last.Dropped.Packets
 	if r.ending != explicit {
 		r.deadline, r.since = last.Deadline, last.Deadline
-	}
-	if b.state == killed {
-		r.since = b.at
 	}
 }
 
@@ -94,7 +93,6 @@ func (r *round) judge(c *capture) (result, error) {
 		errs = append(errs, fmt.Errorf("%d bytes left the host after the deadline, the last %v after it", res.leaked, res.newest))
 	}
 	res.client, res.upstream = r.client.late(r.since), r.upstream.late(r.since)
-	res.clean = errors.Is(r.client.err, syscall.ECONNRESET) && errors.Is(r.upstream.err, syscall.ECONNRESET)
 	for name, e := range map[string]*end{"client": r.client, "upstream": r.upstream} {
 		if e.at < r.since {
 			errs = append(errs, fmt.Errorf("the %s saw the end %v too early: %v", name, r.since.Sub(e.at), e.err))

@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/curfew-proxy/curfew/test/peers"
 )
 
 // The three hosts, and the two links between them:
@@ -47,77 +49,70 @@ func network(t *testing.T) (client, agent, upstream host) {
 	client, agent, upstream = newHost(t), newHost(t), newHost(t)
 	link(t, client, agent, "client")
 	link(t, agent, upstream, "upstream")
-	for family, bits := range map[int]int{4: 24, 6: 64} {
-		for n := range clientAddrs {
-			client.address(t, "client0", netip.PrefixFrom(clientAddr(family, n), bits))
+	var addresses []string
+	for n := range clientAddrs {
+		for _, family := range families {
+			addresses = append(addresses, clientAddr(family, n).String())
 		}
-		agent.address(t, "client1", netip.PrefixFrom(netip.MustParseAddr(agentAddr[family]), bits))
-		up := netip.MustParseAddr(upstreamAddr[family])
-		upstream.address(t, "upstream1", netip.PrefixFrom(up, bits))
-		agent.address(t, "upstream0", netip.PrefixFrom(map[int]netip.Addr{4: netip.MustParseAddr("10.88.2.254"), 6: netip.MustParseAddr("fd88:2::fe")}[family], bits))
 	}
+	client.addresses(t, "client0", addresses...)
+	agent.addresses(t, "client1", agentAddr[4], agentAddr[6])
+	agent.addresses(t, "upstream0", "10.88.2.254", "fd88:2::fe")
+	upstream.addresses(t, "upstream1", upstreamAddr[4], upstreamAddr[6])
 	return client, agent, upstream
 }
 
 func newHost(t *testing.T) host {
 	t.Helper()
 	var h host
-	err := thread(func() error {
-		ns, err := netns.New()
-		if err != nil {
-			return err
+	err := thread(func() (err error) {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			h.File, err = os.Open("/proc/thread-self/ns/net")
 		}
-		h.File = os.NewFile(uintptr(ns), "netns")
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetUp(lo)
+		return err
 	})
 	if err != nil {
 		t.Fatalf("make network namespace: %v", err)
 	}
 	t.Cleanup(func() { h.Close() })
+	h.ip(t, "link set lo up")
 	return h
 }
 
 // link joins two hosts: NAME0 on a, NAME1 on b.
 func link(t *testing.T, a, b host, name string) {
 	t.Helper()
-	err := a.do(func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name + "0"}, PeerName: name + "1", PeerNamespace: netlink.NsFd(b.Fd())})
-	})
-	for h, dev := range map[host]string{a: name + "0", b: name + "1"} {
-		if err == nil {
-			err = h.do(func() error {
-				l, err := netlink.LinkByName(dev)
-				if err != nil {
-					return err
-				}
-				return netlink.LinkSetUp(l)
-			})
-		}
-	}
-	if err != nil {
-		t.Fatalf("link %s: %v", name, err)
-	}
+	a.ip(t, fmt.Sprintf("link add %s0 type veth peer name %s1 netns /proc/%d/fd/%d", name, name, os.Getpid(), b.Fd()), "link set "+name+"0 up")
+	b.ip(t, "link set "+name+"1 up")
 }
 
-func (h host) address(t *testing.T, dev string, p netip.Prefix) {
+func (h host) addresses(t *testing.T, dev string, list ...string) {
 	t.Helper()
+	var commands []string
+	for _, a := range list {
+		bits := "/24"
+		if strings.Contains(a, ":") {
+			bits = "/64 nodad" // nobody else is there
+		}
+		commands = append(commands, fmt.Sprintf("address add %s%s dev %s", a, bits, dev))
+	}
+	h.ip(t, commands...)
+}
+
+// ip runs commands of ip(8) on the host.
+func (h host) ip(t *testing.T, commands ...string) {
+	t.Helper()
+	cmd := exec.Command(peers.Find(t, "ip", "/sbin/ip"), "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(commands, "\n"))
 	err := h.do(func() error {
-		l, err := netlink.LinkByName(dev)
+		out, err := cmd.CombinedOutput()
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %s", err, out)
 		}
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
-		if p.Addr().Is6() {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		return netlink.AddrAdd(l, addr)
+		return nil
 	})
 	if err != nil {
-		t.Fatalf("address %v on %s: %v", p, dev, err)
+		t.Fatalf("ip %s: %v", commands[0], err)
 	}
 }
 

@@ -170,7 +170,7 @@ func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
 // idle, so there the upstream always says something.
 func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
 	_ = r.client.conn.SetDeadline(time.Time{}) // fails when closed: reading tells
-	streams := []pace{small, large}
+	streams := []pace{small, small, large}     // what fills no buffer goes on knocking when nobody reads
 	pick := func() pace { return streams[rnd.IntN(len(streams))] }
 	shape := rnd.IntN(5)
 	if r.ending == idle && shape == 3 {

@@ -107,11 +107,12 @@ type pace struct {
 }
 
 var (
-	silent  = pace{}
-	small   = pace{min: frameHeader, max: 512, rest: 2 * time.Millisecond}
-	large   = pace{min: 8 << 10, max: maxFrame, rest: 15 * time.Millisecond}
-	asks    = pace{min: frameHeader, max: 4 << 10, rest: time.Millisecond, answer: true, open: true}
-	answers = pace{min: frameHeader, max: 8 << 10, rest: 100 * time.Microsecond, answer: true}
+	silent = pace{}
+	small  = pace{min: frameHeader, max: 512, rest: 2 * time.Millisecond}
+	large  = pace{min: 8 << 10, max: maxFrame, rest: 15 * time.Millisecond}
+	asks   = pace{min: frameHeader, max: 4 << 10, rest: time.Millisecond, answer: true, open: true}
+	// The first one answers the hello.
+	answers = pace{min: frameHeader, max: 8 << 10, rest: 100 * time.Microsecond, answer: true, open: true}
 )
 
 // end is one end of a connection.
@@ -203,5 +204,10 @@ func (e *end) over() bool {
 	}
 }
 
-// late is how long after the instant the end was seen, if the end was looking.
-func (e *end) late(since session.Instant) time.Duration { return e.at.Sub(max(since, e.stallTo)) }
+// late is how long after the instant the end was seen, without the time when nobody looked.
+func (e *end) late(since session.Instant) time.Duration {
+	if e.at >= e.stallTo {
+		since = max(since, e.stallTo)
+	}
+	return e.at.Sub(since)
+}

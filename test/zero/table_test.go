@@ -11,23 +11,20 @@ import (
 )
 
 // tableHead heads the rows of summary.
-const tableHead = "| agent | end | legs | IP | rounds | resets | MB sent before | bytes late | bytes leaked | last payload, ms | knocks | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
-	"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+const tableHead = "| agent | end | legs | IP | rounds | MB sent before | bytes late | bytes leaked | last payload, ms | knocks | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
+	"|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 
 // summary is one row of the table: of the results that keep accepts.
 func summary(name string, all []result, keep func(class) bool) string {
 	var sum result
 	var client, upstream []time.Duration
-	rounds, resets := 0, 0
+	rounds := 0
 	sum.newest = -time.Hour
 	for _, r := range all {
 		if !keep(r.class) {
 			continue
 		}
 		rounds++
-		if r.clean {
-			resets++
-		}
 		sum.sent += r.sent
 		sum.late += r.late
 		sum.leaked += r.leaked
@@ -38,7 +35,7 @@ func summary(name string, all []result, keep func(class) bool) string {
 	if rounds == 0 {
 		return ""
 	}
-	return fmt.Sprintf("| %s | %d | %d | %.1f | %d | %d | %+.3f | %d | %s | %s |\n", name, rounds, resets, float64(sum.sent)/1e6,
+	return fmt.Sprintf("| %s | %d | %.1f | %d | %d | %+.3f | %d | %s | %s |\n", name, rounds, float64(sum.sent)/1e6,
 		sum.late, sum.leaked, milliseconds(sum.newest), sum.knocks, spread(client), spread(upstream))
 }
 
