@@ -31,7 +31,6 @@ type result struct {
 	leaked           int           // bytes that left the agent's host after it
 	newest           time.Duration // from the deadline to the last packet with payload that left; mostly negative
 	knocks           int           // packets with payload that came to the agent's host after it
-	dropped          uint64        // of those, by the gate while the session had an entry
 	client, upstream time.Duration // from the end to when it was seen
 }
 
@@ -67,15 +66,14 @@ func (b *batch) check() []result {
 
 // settle says when the round's session ended.
 func (r *round) settle(b *batch) {
-	last := b.watch.of(r.id)
-	r.dropped = last.Dropped.Packets
 	if r.ending != explicit {
-		r.deadline, r.since = last.Deadline, last.Deadline
+		r.deadline = b.watch.of(r.id).Deadline
+		r.since = r.deadline
 	}
 }
 
 func (r *round) judge(c *capture) (result, error) {
-	res := result{class: r.class, dropped: r.dropped, newest: -time.Hour}
+	res := result{class: r.class, newest: nothing}
 	var errs []error
 	for _, l := range []*lane{r.client.out, r.upstream.out} {
 		before, late, err := l.tally(r.deadline)
@@ -92,10 +90,13 @@ func (r *round) judge(c *capture) (result, error) {
 	if res.leaked > 0 {
 		errs = append(errs, fmt.Errorf("%d bytes left the host after the deadline, the last %v after it", res.leaked, res.newest))
 	}
+	if res.newest == nothing {
+		errs = append(errs, errors.New("the capture saw nothing of it"))
+	}
 	res.client, res.upstream = r.client.late(r.since), r.upstream.late(r.since)
 	for name, e := range map[string]*end{"client": r.client, "upstream": r.upstream} {
-		if e.at < r.since {
-			errs = append(errs, fmt.Errorf("the %s saw the end %v too early: %v", name, r.since.Sub(e.at), e.err))
+		if late := e.late(r.since); late < 0 || late > bounds[r.state] {
+			errs = append(errs, fmt.Errorf("the %s saw the end after %v: %v", name, late, e.err))
 		}
 		if r.state != killed && !errors.Is(e.err, syscall.ECONNRESET) && !errors.Is(e.err, io.EOF) {
 			errs = append(errs, fmt.Errorf("the %s saw %v", name, e.err))
@@ -103,6 +104,9 @@ func (r *round) judge(c *capture) (result, error) {
 	}
 	return res, errors.Join(errs...)
 }
+
+// nothing is the newest packet of none.
+const nothing = -time.Hour
 
 // packets looks at the packets of a flow.
 func (res *result) packets(list []packet, deadline session.Instant) {

@@ -75,7 +75,6 @@ type round struct {
 
 	since    session.Instant // what lateness is counted from
 	deadline session.Instant // nothing may pass after it
-	dropped  uint64          // packets, by the gate, as long as the session had an entry
 }
 
 // plan chooses the moment of the end and the timeouts for it: often just behind the moment at which
@@ -166,34 +165,41 @@ func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
 	return tcp, conn, nil
 }
 
-// traffic chooses what the ends do. For an idle end the client falls silent; a request without an answer is not
-// idle, so there the upstream always says something.
+// traffic chooses what the ends do.
 func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
 	_ = r.client.conn.SetDeadline(time.Time{}) // fails when closed: reading tells
-	streams := []pace{small, small, large}     // what fills no buffer goes on knocking when nobody reads
-	pick := func() pace { return streams[rnd.IntN(len(streams))] }
-	shape := rnd.IntN(5)
-	if r.ending == idle && shape == 3 {
-		shape = 0
-	}
-	switch shape {
-	case 0: // both stream
-		r.client.pace, r.upstream.pace = pick(), pick()
-	case 1:
+	pick := func() pace { return []pace{small, small, large}[rnd.IntN(3)] } // small ones go on knocking when nobody reads
+	r.client.pace, r.upstream.pace = pick(), pick()
+	switch rnd.IntN(5) {
+	case 0:
 		r.client.pace, r.upstream.pace = asks, answers
+	case 1:
+		r.client.pace = silent
 	case 2:
-		r.client.pace, r.upstream.pace = silent, pick()
-	case 3:
-		r.client.pace, r.upstream.pace = pick(), silent
-	case 4: // one end reads nothing until about the end, so that the agent's buffers are full
-		r.client.pace, r.upstream.pace = large, large
-		slow := []*end{r.client, r.upstream}[rnd.IntN(2)]
+		r.upstream.pace = silent
+	case 3: // one end reads nothing until about the end, so that the agent's buffers are full
+		fast, slow := r.client, r.upstream
+		if rnd.IntN(2) == 0 {
+			fast, slow = slow, fast
+		}
+		fast.pace = large
+		if rnd.IntN(2) == 0 {
+			slow.pace = silent
+		}
 		slow.stallFrom = r.ends.Add(-300 * time.Millisecond)
 		slow.stallTo = r.ends.Add(time.Duration(rnd.Int64N(int64(40*time.Millisecond))) - 20*time.Millisecond)
 	}
-	if r.ending == idle {
-		r.client.pace.until = r.ends.Add(-idleTimeout)
+	if r.ending != idle {
+		return
 	}
+	// The client falls silent at some time. A request that has no answer is not idle: somebody answers.
+	if r.upstream.pace == silent {
+		r.upstream.pace = pick()
+	}
+	if r.client.pace == silent {
+		r.client.pace = pick()
+	}
+	r.client.pace.until = r.ends.Add(-idleTimeout)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

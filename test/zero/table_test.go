@@ -11,7 +11,7 @@ import (
 )
 
 // tableHead heads the rows of summary.
-const tableHead = "| agent | end | legs | IP | rounds | MB sent before | bytes late | bytes leaked | last payload, ms | knocks | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
+const tableHead = "| agent | end | legs | IP | rounds | MB sent before | bytes late | bytes leaked | last payload, ms | came late | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
 	"|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 
 // summary is one row of the table: of the results that keep accepts.
@@ -19,7 +19,7 @@ func summary(name string, all []result, keep func(class) bool) string {
 	var sum result
 	var client, upstream []time.Duration
 	rounds := 0
-	sum.newest = -time.Hour
+	sum.newest = nothing
 	for _, r := range all {
 		if !keep(r.class) {
 			continue
