@@ -167,7 +167,7 @@ func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
 
 // traffic chooses what the ends do.
 func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
-	_ = r.client.conn.SetDeadline(time.Time{}) // fails when closed: reading tells
+	_ = r.client.conn.SetDeadline(time.Time{})                              // fails when closed: reading tells
 	pick := func() pace { return []pace{small, small, large}[rnd.IntN(3)] } // small ones go on knocking when nobody reads
 	r.client.pace, r.upstream.pace = pick(), pick()
 	switch rnd.IntN(5) {
