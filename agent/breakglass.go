@@ -63,6 +63,9 @@ func KillLocal(b BreakGlass, req api.KillRequest) (api.KillResult, error) {
 	result := localResult(report, time.Since(began))
 	result.Verified = err == nil
 	result.Noted = infoErr == nil
+	if errors.Is(err, bpf.ErrLeft) {
+		err = nil // the result says which, as that of the agent does
+	}
 	if err == nil && infoErr != nil {
 		err = fmt.Errorf("ended, but an agent that restarts might not know: %w", infoErr)
 	}

@@ -67,6 +67,29 @@ func TestBreakGlass(t *testing.T) {
 	}
 }
 
+// Deadlines that pass between the sweep and the list after it must not look like sockets that cannot be
+// destroyed.
+func TestBreakGlassWhileDeadlinesPass(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var last session.Instant
+	for number := uint64(1); number <= 100; number++ {
+		last = r.open(number, 1500*time.Millisecond+time.Duration(number)*time.Millisecond)
+		p := r.connect("tcp4")
+		r.tag(&p, number, 0)
+	}
+	glass, err := OpenPinned(filepath.Base(r.objects.pins.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer glass.Close()
+	for Now() < last {
+		if report, err := glass.End(func(PinnedSession) bool { return false }); err != nil {
+			t.Fatalf("left %+v: %v", report.Left, err)
+		}
+	}
+}
+
 // Sockets in another network namespace are reached through the processes of the cgroup.
 func TestBreakGlassEntersNamespace(t *testing.T) {
 	t.Parallel()

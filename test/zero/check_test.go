@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package zero
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/control"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// tolerance is how far behind a deadline a packet may be captured that the gate let pass before it: between
+// the gate and the capture the sender's thread can be preempted.
+const tolerance = 2 * time.Millisecond
+
+// settle is how long everybody goes on trying after the agent is back.
+const settle = 200 * time.Millisecond
+
+// result is what one round showed.
+type result struct {
+	class
+	sent             int64         // bytes, by both ends, before the deadline
+	late             int64         // bytes that were sent after it and arrived
+	leaked           int           // bytes that left the agent's host after it
+	newest           time.Duration // from the deadline to the last packet with payload that left; mostly negative
+	knocks           int           // packets with payload that came to the agent's host after it
+	client, upstream time.Duration // from the end to when it was seen
+}
+
+// check looks for what should not be, and keeps what the rounds showed.
+func (b *batch) check() []result {
+	b.t.Helper()
+	b.probes.Wait()
+	b.nothingLeft()
+	time.Sleep(settle) // whoever still has something to send has tried
+	b.capture.drained(b.t)
+	var results []result
+	for _, r := range b.rounds {
+		r.settle(b)
+		counts := b.state == running || r.deadline > b.at // else it was over before the agent got into the state
+		if counts && b.state == killed {
+			r.since = b.at // its sockets ended with the process
+		}
+		if err := r.over(); err != nil {
+			b.t.Errorf("%v after the bound", err)
+		}
+		r.client.stop()
+		r.upstream.stop()
+		res, err := r.judge(b.capture)
+		if err != nil {
+			b.t.Errorf("round %d (%v): %v", r.number, r.class, err)
+		}
+		if counts {
+			results = append(results, res)
+		}
+	}
+	return results
+}
+
+// settle says when the round's session ended.
+func (r *round) settle(b *batch) {
+	if r.ending != explicit {
+		r.deadline = b.watch.of(r.id).Deadline
+		r.since = r.deadline
+	}
+}
+
+func (r *round) judge(c *capture) (result, error) {
+	res := result{class: r.class, newest: nothing}
+	var errs []error
+	for _, l := range []*lane{r.client.out, r.upstream.out} {
+		before, late, err := l.tally(r.deadline)
+		res.sent += before
+		res.late += late
+		errs = append(errs, err)
+	}
+	if res.late > 0 {
+		errs = append(errs, fmt.Errorf("%d bytes arrived that were sent after the deadline", res.late))
+	}
+	for _, f := range r.flows {
+		res.packets(c.take(f), r.deadline)
+	}
+	if res.leaked > 0 {
+		errs = append(errs, fmt.Errorf("%d bytes left the host after the deadline, the last %v after it", res.leaked, res.newest))
+	}
+	if res.newest == nothing {
+		errs = append(errs, errors.New("the capture saw nothing of it"))
+	}
+	res.client, res.upstream = r.client.late(r.since), r.upstream.late(r.since)
+	for name, e := range map[string]*end{"client": r.client, "upstream": r.upstream} {
+		if late := e.late(r.since); late < 0 || late > bounds[r.state] {
+			errs = append(errs, fmt.Errorf("the %s saw the end after %v: %v", name, late, e.err))
+		}
+		if r.state != killed && !errors.Is(e.err, syscall.ECONNRESET) && !errors.Is(e.err, io.EOF) {
+			errs = append(errs, fmt.Errorf("the %s saw %v", name, e.err))
+		}
+	}
+	return res, errors.Join(errs...)
+}
+
+// nothing is the newest packet of none.
+const nothing = -time.Hour
+
+// packets looks at the packets of a flow.
+func (res *result) packets(list []packet, deadline session.Instant) {
+	for _, p := range list {
+		after := p.at.Sub(deadline)
+		if !p.out {
+			if after > 0 {
+				res.knocks++
+			}
+			continue
+		}
+		res.newest = max(res.newest, after)
+		if after > tolerance {
+			res.leaked += p.payload
+		}
+	}
+}
+
+// nothingLeft checks that no socket of the batch is left, by the agent's books and by the kernel's.
+func (b *batch) nothingLeft() {
+	b.t.Helper()
+	eventually(b.t, "the batch's sockets to be gone", func() error {
+		for _, r := range b.rounds {
+			list, err := b.agent.Control.Connections(b.t.Context(), control.ConnectionFilter{Session: r.id.String()})
+			if err != nil || len(list) > 0 {
+				return fmt.Errorf("connections of round %d: %+v, %w", r.number, list, err)
+			}
+		}
+		list, err := sockets(b.agent.EnforcerPID())
+		if err != nil {
+			return err
+		}
+		for _, r := range b.rounds {
+			for _, f := range r.flows {
+				if list[f.ports()] {
+					return fmt.Errorf("socket %v of round %d (%v) is left", f, r.number, r.class)
+				}
+			}
+		}
+		return nil
+	})
+	b.upstream.mu.Lock()
+	defer b.upstream.mu.Unlock()
+	if len(b.upstream.strays) > 0 {
+		b.t.Errorf("the upstream was reached with ended sessions: rounds %v", b.upstream.strays)
+	}
+}
+
+// quantile is the nearest-rank quantile of a list, which it sorts.
+func quantile(list []time.Duration, q float64) time.Duration {
+	slices.Sort(list)
+	return list[min(len(list)-1, int(q*float64(len(list))))]
+}
