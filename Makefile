@@ -31,13 +31,15 @@ test-race: setup
 # What needs no kernel of its own runs under the race detector.
 RACE_PACKAGES = ./agent/... ./client/... ./cmd/... ./proxy/...
 
-generate: setup
+generate:
+	test/scripts/setup.sh generate
 	$(GO) generate ./...
 
 check:
 	test/scripts/check.sh
 
-bench: setup build
+bench: build
+	test/scripts/setup.sh bench
 	$(GO) test ./bpf -run '^$$' -bench Kill -benchtime 1x
 	$(GO) test ./agent/session -run '^$$' -bench Memory -benchtime 1x
 	$(GO) run ./test/bench

@@ -18,7 +18,7 @@ step staticcheck
 go tool staticcheck ./...
 
 step "generated files are up to date"
-test/scripts/setup.sh
+test/scripts/setup.sh generate
 before=$(git ls-files -s bpf; sha256sum bpf/*.o bpf/*_bpfel.go)
 go generate ./bpf
 after=$(git ls-files -s bpf; sha256sum bpf/*.o bpf/*_bpfel.go)

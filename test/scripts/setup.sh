@@ -1,22 +1,28 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs what the tests need, as root on Debian or Ubuntu: real peers, tools and the OpenID provider.
-# Does nothing, and asks no package server, where everything is there already.
+# Installs what tests and measurements need, as root on Debian or Ubuntu: real peers and tools. Does
+# nothing, and asks no package server, where everything is there already. What the lockfile of
+# test/oidc names is installed by the tests that need it.
+#
+#	setup.sh            for make test
+#	setup.sh generate   also what compiles the BPF programs (Debian 12's clang 14 makes the committed files)
+#	setup.sh bench      also the peers that are measured beside
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# command -> Debian package
+# command or file -> Debian package
 declare -A packages=(
-	[clang]=clang [llvm-strip]=llvm [bpftool]=bpftool
 	[psql]=postgresql-client [/usr/lib/postgresql/*/bin/postgres]=postgresql
 	[redis-server]=redis-server [redis-cli]=redis-tools
 	[ssh]=openssh-client [/usr/sbin/sshd]=openssh-server
-	[/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream
-	[/usr/sbin/nft]=nftables [/usr/sbin/ip]=iproute2 [ss]=iproute2
-	[tcpdump]=tcpdump [openssl]=openssl [gcc]=gcc [npm]=npm
-	[/usr/include/bpf/bpf_helpers.h]=libbpf-dev
+	[/usr/sbin/ip]=iproute2 [ss]=iproute2 [setpriv]=util-linux
+	[openssl]=openssl [python3]=python3-minimal [npm]=npm
 )
+case "${1:-}" in
+generate) packages+=([clang]=clang [llvm-strip]=llvm [/usr/include/bpf/bpf_helpers.h]=libbpf-dev [gcc]=gcc [/usr/include/stdio.h]=libc6-dev) ;;
+bench) packages+=([/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream) ;;
+esac
 missing=()
 for tool in "${!packages[@]}"; do
 	command -v "$tool" >/dev/null 2>&1 || compgen -G "$tool" >/dev/null || missing+=("${packages[$tool]}")
