@@ -155,7 +155,7 @@ func (p *proxyProcess) openState() error {
 		return err
 	}
 	c := p.bundle.Load().Config
-	p.metrics = metrics.New(p.version, metrics.Sources{Sessions: func() int { return p.table.Count() }, Gate: p.gateCounters()})
+	p.metrics = metrics.New(p.version, metrics.Sources{Sessions: func() int { return p.table.Count() }, Gate: p.gateCounters(), Enforcer: p.enforcerCounters})
 	p.observe = &observer{log: p.log, events: control.NewEvents(eventsKept), metrics: p.metrics}
 	p.store, err = store.Open(store.Config{Dir: c.State, BootID: bootID, Clock: p.clock, OnError: p.observe.storeFailed})
 	if err != nil {

@@ -186,3 +186,9 @@ func (p *proxyProcess) gateCounters() func() (map[string]uint64, error) {
 		}, err
 	}
 }
+
+// enforcerCounters are what the privileged process has told of itself.
+func (p *proxyProcess) enforcerCounters() (sweeps, swept, missed uint64) {
+	s := p.link.Stats()
+	return s.Sweeps, s.Swept, s.Missed
+}

@@ -31,6 +31,7 @@ var ErrEnforcerGone = errors.New("the enforcer is gone")
 type Client struct {
 	conn   *net.UnixConn
 	seq    atomic.Uint32
+	stats  atomic.Pointer[Stats]
 	drain  chan struct{} // closed by the first Drain
 	reload chan struct{}
 	gone   chan struct{} // closed when the enforcer's end is
@@ -97,6 +98,14 @@ func (c *Client) Drain() <-chan struct{} { return c.drain }
 // Reload receives when the configuration is to be read again.
 func (c *Client) Reload() <-chan struct{} { return c.reload }
 
+// Stats is what the enforcer has counted, a second old at the most.
+func (c *Client) Stats() Stats {
+	if s := c.stats.Load(); s != nil {
+		return *s
+	}
+	return Stats{}
+}
+
 // Gone is closed when the enforcer's end is closed.
 func (c *Client) Gone() <-chan struct{} { return c.gone }
 
@@ -156,6 +165,9 @@ func (c *Client) receive(ctx context.Context) error {
 			default:
 				close(c.drain)
 			}
+		case typeStats:
+			stats := m.stats
+			c.stats.Store(&stats)
 		case typeReload:
 			select {
 			case c.reload <- struct{}{}:

@@ -27,6 +27,7 @@ const (
 	typeKilled                           // enforcer: duration in ns, then count outcomes
 	typeDrain                            // enforcer: accept no more, finish
 	typeReload                           // enforcer: read the configuration again
+	typeStats                            // enforcer: what it has counted, statsLen bytes
 	typeEnd
 )
 
@@ -54,6 +55,7 @@ type message struct {
 	outcomes []bpf.Outcome
 	duration time.Duration
 	status   string
+	stats    Stats
 }
 
 // append encodes m to b.
@@ -78,6 +80,8 @@ func (m *message) append(b []byte) []byte {
 		for _, o := range m.outcomes {
 			b = append(b, byte(o))
 		}
+	case typeStats:
+		b = m.stats.append(b)
 	case typeStatus:
 		var text [statusLen]byte
 		copy(text[:], m.status)
@@ -110,6 +114,8 @@ func (m *message) decode(b []byte) error {
 		return m.decodeSockets(body)
 	case typeKilled:
 		return m.decodeOutcomes(body)
+	case typeStats:
+		m.stats = decodeStats(body)
 	case typeStatus:
 		return m.decodeStatus(body)
 	}
@@ -125,6 +131,8 @@ func bodyLen(t messageType, count uint32) int {
 		return 8 + int(count)
 	case t == typeStatus && count == 0:
 		return statusLen
+	case t == typeStats && count == 0:
+		return statsLen
 	case t == typeKill || t == typeKilled || count != 0:
 		return -1
 	}

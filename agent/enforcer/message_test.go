@@ -26,6 +26,7 @@ func sampleMessages() []message {
 		{typ: typeStatus, status: "serving 12 connections"},
 		{typ: typeKill, seq: 7, number: 1 << 60, more: true, sockets: []session.Socket{s, s}},
 		{typ: typeKilled, seq: 7, number: 3, duration: time.Second, outcomes: []bpf.Outcome{bpf.Destroyed, bpf.Failed}},
+		{typ: typeStats, stats: Stats{Sweeps: 1, Swept: 2, Missed: 1 << 63}},
 	}
 }
 

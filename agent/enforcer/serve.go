@@ -114,7 +114,10 @@ func (s *server) send(m *message) error {
 // notify sends a message without a body from any goroutine, or reports that the proxy does not
 // read.
 func notify(fd int, typ messageType) error {
-	m := message{typ: typ}
+	return send(fd, &message{typ: typ})
+}
+
+func send(fd int, m *message) error {
 	err := unix.Sendto(fd, m.append(nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 	return os.NewSyscallError("sendto", err)
 }

@@ -31,6 +31,7 @@ type Supervisor struct {
 	cgroup    string // its directory
 	killer    *bpf.Killer
 
+	counters  counters
 	silent    atomic.Bool   // heartbeats are missing: sweep more often
 	everReady bool          // a proxy has been ready; of the goroutine that keeps it running
 	sweepNow  chan struct{} // asks for a sweep

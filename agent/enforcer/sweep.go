@@ -47,6 +47,7 @@ func (s *Supervisor) sweep() {
 	if err != nil {
 		s.log.Error("sweep", "error", err)
 	}
+	s.counters.sweeps.Add(1)
 	s.logSwept(done)
 }
 
@@ -60,6 +61,7 @@ func (s *Supervisor) logSwept(done []bpf.Record) {
 			left++
 		}
 	}
+	s.counters.swept.Add(uint64(destroyed))
 	if destroyed+left > 0 {
 		s.log.Info("swept", "destroyed", destroyed, "left", left)
 	}

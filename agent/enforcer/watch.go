@@ -16,6 +16,8 @@ import (
 const (
 	// pulseInterval is how often the time of the last heartbeat is looked at.
 	pulseInterval = 50 * time.Millisecond
+	// statsInterval is how often the proxy is told what was counted.
+	statsInterval = time.Second
 	// silenceAfter is how long heartbeats may be missing until sweeps come faster.
 	silenceAfter = 4 * HeartbeatInterval
 )
@@ -86,6 +88,8 @@ func (w *watched) join() {
 func (w *watched) watch(ctx context.Context) error {
 	tick := time.NewTicker(pulseInterval)
 	defer tick.Stop()
+	report := time.NewTicker(statsInterval)
+	defer report.Stop()
 	stop := ctx.Done()
 	for {
 		select {
@@ -116,6 +120,9 @@ func (w *watched) watch(ctx context.Context) error {
 			return errDrainAbort
 		case <-w.reload:
 			w.passOnReload()
+		case <-report.C:
+			// A proxy that does not read has other troubles: it is told the next time.
+			_ = send(w.child.fd, &message{typ: typeStats, stats: w.counters.stats()})
 		case <-tick.C:
 			if err := w.checkPulse(); err != nil {
 				return err
@@ -188,6 +195,7 @@ func (w *watched) checkPulse() error {
 		w.log.Warn("proxy heartbeats", "missing", silent)
 		w.silent.Store(silent)
 		if silent {
+			w.counters.missed.Add(1)
 			select {
 			case w.sweepNow <- struct{}{}:
 			default: // one is on its way

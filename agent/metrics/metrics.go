@@ -31,8 +31,6 @@ type Metrics struct {
 	lateness         prometheus.Histogram
 	logins           *prometheus.CounterVec
 	storeErrors      *prometheus.CounterVec
-	heartbeats       prometheus.Counter
-	sweeps           prometheus.Counter
 }
 
 // Sources are read when the metrics are scraped. They must be set, be quick, and be safe for
@@ -43,6 +41,9 @@ type Sources struct {
 	// Gate returns the packets that the kernel's gate has counted, by verdict, since it was
 	// loaded; nil where there is no gate.
 	Gate func() (map[string]uint64, error)
+	// Enforcer returns what the privileged process has counted: passes over all sockets, sockets that
+	// they destroyed, and times that the heartbeats were found missing.
+	Enforcer func() (sweeps, swept, missed uint64)
 }
 
 // Kills are as quick as microseconds and must be done in milliseconds; lateness likewise.
@@ -65,8 +66,6 @@ func New(version string, src Sources) *Metrics {
 	m.lateness = histogram(m, "deadline_lateness_seconds", "Time from a session's deadline to the end of its kill.")
 	m.logins = counterVec(m, "logins_total", "Steps of signing in and out, by what came of them.", "result")
 	m.storeErrors = counterVec(m, "store_errors_total", "Errors of the store that keeps sessions over a restart.", "operation")
-	m.heartbeats = counter(m, "heartbeats_missed_total", "Heartbeats that the proxy process missed. Several in a row make the enforcer sweep on its own.")
-	m.sweeps = counter(m, "sweeps_total", "Walks over all sockets in search of ended sessions.")
 	m.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -78,11 +77,19 @@ func (m *Metrics) gauges(version string, src Sources) {
 	add(m, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "sessions", Help: "Live sessions.",
 	}, func() float64 { return float64(src.Sessions()) }))
+	m.enforcer("sweeps_total", "Passes of the privileged process over all sockets, in search of ended sessions.", func() uint64 { n, _, _ := src.Enforcer(); return n })
+	m.enforcer("sockets_swept_total", "Sockets of ended sessions that such a pass destroyed: what the first layer missed, or had no time for.", func() uint64 { _, n, _ := src.Enforcer(); return n })
+	m.enforcer("heartbeats_missing_total", "Times that the proxy process fell silent, and the privileged process swept at once.", func() uint64 { _, _, n := src.Enforcer(); return n })
 	add(m, &gate{
 		desc: prometheus.NewDesc(namespace+"_gate_packets_total",
 			"Packets that took another than the common way through the kernel's gate, by what it did with them.", []string{"verdict"}, nil),
 		read: src.Gate,
 	})
+}
+
+// enforcer adds a counter that the privileged process keeps.
+func (m *Metrics) enforcer(name, help string, read func() uint64) {
+	add(m, prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, func() float64 { return float64(read()) }))
 }
 
 func add[C prometheus.Collector](m *Metrics, c C) C {
@@ -146,7 +153,7 @@ func (m *Metrics) Killed(took time.Duration, left int) {
 // DeadlineLate records how long after its deadline a session was done with.
 func (m *Metrics) DeadlineLate(late time.Duration) { m.lateness.Observe(late.Seconds()) }
 
-// Destroyed counts sockets that a layer ("destroy", "sweep", "userspace") has destroyed.
+// Destroyed counts sockets that a layer ("destroy", "userspace") has destroyed.
 func (m *Metrics) Destroyed(layer string, sockets int) {
 	m.sockets.WithLabelValues(layer).Add(float64(sockets))
 }
@@ -156,12 +163,3 @@ func (m *Metrics) Login(result string) { m.logins.WithLabelValues(result).Inc() 
 
 // StoreError counts a failed operation ("load", "save", "delete") of the session store.
 func (m *Metrics) StoreError(operation string) { m.storeErrors.WithLabelValues(operation).Inc() }
-
-// HeartbeatMissed counts a heartbeat that did not come.
-func (m *Metrics) HeartbeatMissed() { m.heartbeats.Inc() }
-
-// Swept counts a walk over all sockets and what it has destroyed.
-func (m *Metrics) Swept(destroyed int) {
-	m.sweeps.Inc()
-	m.Destroyed("sweep", destroyed)
-}

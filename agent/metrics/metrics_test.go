@@ -28,6 +28,7 @@ func sources() Sources {
 	return Sources{
 		Sessions: func() int { return 7 },
 		Gate:     func() (map[string]uint64, error) { return map[string]uint64{"session-over": 3}, nil },
+		Enforcer: func() (uint64, uint64, uint64) { return 5, 4, 1 },
 	}
 }
 
@@ -43,8 +44,6 @@ func touch(m *Metrics) {
 	m.Destroyed("destroy", 2)
 	m.Login("login-completed")
 	m.StoreError("save")
-	m.HeartbeatMissed()
-	m.Swept(4)
 }
 
 func TestCounts(t *testing.T) {
@@ -67,12 +66,12 @@ func TestCounts(t *testing.T) {
 		`curfew_kill_seconds_bucket{le="0.00025"} 0`,
 		`curfew_deadline_lateness_seconds_count 1`,
 		`curfew_sockets_destroyed_total{layer="destroy"} 2`,
-		`curfew_sockets_destroyed_total{layer="sweep"} 4`,
 		`curfew_sockets_left_total 1`,
 		`curfew_logins_total{result="login-completed"} 1`,
 		`curfew_store_errors_total{operation="save"} 1`,
-		`curfew_heartbeats_missed_total 1`,
-		`curfew_sweeps_total 1`,
+		`curfew_heartbeats_missing_total 1`,
+		`curfew_sweeps_total 5`,
+		`curfew_sockets_swept_total 4`,
 		`curfew_gate_packets_total{verdict="session-over"} 3`,
 		`go_goroutines `,
 	} {
@@ -97,8 +96,8 @@ func TestUnreadableGate(t *testing.T) {
 
 func TestAgentsDoNotShareARegistry(t *testing.T) {
 	a, b := New("v", sources()), New("v", sources())
-	a.HeartbeatMissed()
-	if _, text := scrape(t, b); !strings.Contains(text, "\ncurfew_heartbeats_missed_total 0") {
+	a.Killed(time.Millisecond, 1)
+	if _, text := scrape(t, b); !strings.Contains(text, "\ncurfew_sockets_left_total 0") {
 		t.Error("the second agent counts what the first has missed")
 	}
 }

@@ -4,9 +4,12 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +33,41 @@ func newRig(t *testing.T, extra string) *rig {
 	r := &rig{echo: startEcho(t), addr: fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))}
 	r.Agent = harness.Start(t, harness.Config{Services: service("echo", r.addr, r.echo.addr, ""), Extra: extra})
 	return r
+}
+
+// metrics reads the Prometheus metrics on the control socket.
+func (r *rig) metrics(t *testing.T) string {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", r.Socket)
+	}}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Get("http://curfew/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("metrics: %s, %v", resp.Status, err)
+	}
+	return string(body)
+}
+
+// A service's own limit ends the connection, in the kernel, and not the session.
+func TestServiceLimit(t *testing.T) {
+	e := startEcho(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
+	a := harness.Start(t, harness.Config{Services: service("echo", addr, e.addr, ", absolute_timeout: 1s")})
+	_, creds := a.CreateSession(t, "alice", time.Hour)
+	mustEnd(t, mustConnect(t, addr, creds))
+	mustConnect(t, addr, creds)
+	harness.Eventually(t, "the reason to be logged", func() error {
+		if !strings.Contains(a.Log(), "reason=service-limit") {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 }
 
 func TestKillCutsBothEndsAndProvesIt(t *testing.T) {
@@ -183,6 +221,15 @@ func TestProxyStopped(t *testing.T) {
 	mustEnd(t, conns[1])
 	harness.Signal(t, proxy, syscall.SIGCONT)
 	r.WaitReady(t)
+	harness.Eventually(t, "the metrics to tell of it", func() error {
+		text := r.metrics(t)
+		for _, none := range []string{"curfew_heartbeats_missing_total 0\n", "curfew_sockets_swept_total 0\n", "curfew_sweeps_total 0\n"} {
+			if strings.Contains(text, none) {
+				return errors.New(none)
+			}
+		}
+		return nil
+	})
 	for _, creds := range []harness.Credentials{short, alice, quiet} {
 		mustRefuse(t, r.addr, creds)
 	}
