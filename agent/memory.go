@@ -9,16 +9,14 @@ import (
 	"runtime/debug"
 )
 
-// ballast is never touched, so it takes no memory; it counts as living for the collector.
-var ballast []byte
-
 // tuneMemory lets garbage grow to half of what lives, but to no less than 16 MiB: an idle connection
 // costs little that way, and a handshake, which leaves 60 KiB of garbage, does not cause a
-// collection every few dozen. GOGC in the environment has the last word.
-func tuneMemory() {
+// collection every few dozen. GOGC in the environment has the last word. The caller keeps the ballast
+// alive: it is never touched, so it takes no memory, but counts as living for the collector.
+func tuneMemory() (ballast []byte) {
 	if os.Getenv("GOGC") != "" {
-		return
+		return nil
 	}
 	debug.SetGCPercent(50)
-	ballast = make([]byte, 32<<20)
+	return make([]byte, 32<<20)
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -82,7 +83,7 @@ type proxyProcess struct {
 func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}}
 	defer p.close()
-	tuneMemory()
+	defer runtime.KeepAlive(tuneMemory())
 	for _, step := range []struct {
 		name string
 		do   func() error
