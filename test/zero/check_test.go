@@ -29,6 +29,7 @@ type result struct {
 	sent             int64           // bytes, by both ends, before the deadline
 	late             int64           // bytes that were sent after it and arrived
 	leaked           int             // bytes that left the agent's host after it
+	chatter          int             // packets without payload, but no resets, that left after it
 	newest           time.Duration   // from the deadline to the last packet with payload that left; mostly negative
 	knocks           int             // packets with payload that came to the agent's host after it
 	untold           int             // ends that had to send something to learn of it
@@ -105,6 +106,9 @@ func (r *round) judge(c *capture) (result, error) {
 	if res.leaked > 0 {
 		errs = append(errs, fmt.Errorf("%d bytes left the host after the deadline, the last %v after it", res.leaked, res.newest))
 	}
+	if res.chatter > 0 && r.state != killed { // the sockets of a dead process may be in TIME_WAIT, which acknowledges
+		errs = append(errs, fmt.Errorf("%d packets other than resets left the host after the deadline", res.chatter))
+	}
 	if res.newest == nothing {
 		errs = append(errs, errors.New("the capture saw nothing of it"))
 	}
@@ -134,15 +138,16 @@ const nothing = -time.Hour
 func (res *result) packets(list []packet, deadline session.Instant) {
 	for _, p := range list {
 		after := p.at.Sub(deadline)
-		if !p.out {
-			if after > 0 {
-				res.knocks++
+		switch {
+		case !p.out && p.payload > 0 && after > 0:
+			res.knocks++
+		case p.out && p.payload > 0:
+			res.newest = max(res.newest, after)
+			if after > tolerance {
+				res.leaked += p.payload
 			}
-			continue
-		}
-		res.newest = max(res.newest, after)
-		if after > tolerance {
-			res.leaked += p.payload
+		case p.out && after > tolerance:
+			res.chatter++
 		}
 	}
 }

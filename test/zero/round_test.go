@@ -113,11 +113,11 @@ func (r *round) create(f *fixture, rnd *rand.Rand, at session.Instant) error {
 	r.id = made.Session.ID
 	r.roots = x509.NewCertPool()
 	r.roots.AppendCertsFromPEM([]byte(made.CA))
-	return r.connect(f, rnd, idleTimeout)
+	return r.connect(f, rnd, at, idleTimeout)
 }
 
 // connect lets both ends meet, and starts their traffic.
-func (r *round) connect(f *fixture, rnd *rand.Rand, idleTimeout time.Duration) error {
+func (r *round) connect(f *fixture, rnd *rand.Rand, stop session.Instant, idleTimeout time.Duration) error {
 	arrived := f.upstream.expect(r.number)
 	tcp, conn, err := r.dial(f)
 	if err != nil {
@@ -136,7 +136,7 @@ func (r *round) connect(f *fixture, rnd *rand.Rand, idleTimeout time.Duration) e
 	up, down := &lane{}, &lane{}
 	r.client = &end{conn: conn, out: up, in: down, rand: rand.New(rand.NewPCG(rnd.Uint64(), 1))}
 	r.upstream = &end{conn: far, out: down, in: up, rand: rand.New(rand.NewPCG(rnd.Uint64(), 2))}
-	r.traffic(rnd, idleTimeout)
+	r.traffic(rnd, stop, idleTimeout)
 	r.client.start()
 	r.upstream.start()
 	return nil
@@ -166,8 +166,8 @@ func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
 	return tcp, conn, nil
 }
 
-// traffic chooses what the ends do.
-func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
+// traffic chooses what the ends do, when the agent is to be stopped at an instant.
+func (r *round) traffic(rnd *rand.Rand, stop session.Instant, idleTimeout time.Duration) {
 	_ = r.client.conn.SetDeadline(time.Time{})                              // fails when closed: reading tells
 	pick := func() pace { return []pace{small, small, large}[rnd.IntN(3)] } // small ones go on knocking when nobody reads
 	r.client.pace, r.upstream.pace = pick(), pick()
@@ -187,7 +187,7 @@ func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
 		if rnd.IntN(2) == 0 {
 			slow.pace = silent
 		}
-		slow.stallFrom = r.due.Add(-300 * time.Millisecond)
+		slow.stallFrom = min(r.due, stop).Add(-200 * time.Millisecond) // while there is somebody to fill them
 		slow.stallTo = r.due.Add(time.Duration(rnd.Int64N(int64(40*time.Millisecond))) - 20*time.Millisecond)
 	}
 	if r.ending != idle {
