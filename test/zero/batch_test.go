@@ -182,9 +182,9 @@ func (b *batch) kills() {
 			todo = append(todo, r)
 		}
 	}
-	slices.SortFunc(todo, func(x, y *round) int { return int(x.ends - y.ends) })
+	slices.SortFunc(todo, func(x, y *round) int { return int(x.due - y.due) })
 	for _, r := range todo {
-		time.Sleep(r.ends.Sub(now()))
+		time.Sleep(r.due.Sub(now()))
 		b.kill(r)
 	}
 }
@@ -233,7 +233,7 @@ func (b *batch) wait() {
 		return
 	}
 	for now() < last.Add(bounds[b.state]) {
-		if !slices.ContainsFunc(b.rounds, func(r *round) bool { return r.over() != nil }) {
+		if !slices.ContainsFunc(b.rounds, func(r *round) bool { return !r.over() }) {
 			return
 		}
 		time.Sleep(time.Millisecond)

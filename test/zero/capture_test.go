@@ -20,7 +20,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// packet is a captured TCP segment with payload.
+// packet is a captured TCP segment that is no reset.
 type packet struct {
 	at      session.Instant
 	payload int
@@ -30,7 +30,7 @@ type packet struct {
 // flow names a socket of the agent's host: its own address and its peer's.
 type flow struct{ local, remote netip.AddrPort }
 
-// capture records every TCP segment with payload that the agent's host sends or gets, on all its
+// capture records every TCP segment but resets that the agent's host sends or gets, on all its
 // interfaces. Outgoing packets have passed the gate when they are seen here.
 type capture struct {
 	fd     int
@@ -194,10 +194,12 @@ func (c *capture) record(b []byte, at session.Instant, out bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest = max(c.newest, at)
-	if payload := total - header; payload > 0 {
+	if payload := total - header; payload > 0 || tcp[13]&tcpReset == 0 {
 		c.packets[f] = append(c.packets[f], packet{at, payload, out})
 	}
 }
+
+const tcpReset = 1 << 2 // in the byte of the flags, RFC 9293 section 3.1
 
 // parseIP returns the TCP header and what follows it, and how long both are in the packet.
 func parseIP(b []byte) (src, dst netip.Addr, tcp []byte, total int, ok bool) {

@@ -68,13 +68,14 @@ type round struct {
 	key    *client.Key
 	roots  *x509.CertPool
 	id     session.ID
-	ends   session.Instant // about when it will end, as planned
+	due    session.Instant // about when it will end, as planned
 
 	client, upstream *end
 	flows            [2]flow
 
 	since    session.Instant // what lateness is counted from
 	deadline session.Instant // nothing may pass after it
+	counts   bool            // it came in the state that it was meant for
 }
 
 // plan chooses the moment of the end and the timeouts for it: often just behind the moment at which
@@ -84,10 +85,10 @@ func (r *round) plan(rnd *rand.Rand, at session.Instant) (ttl, idleTimeout time.
 	if rnd.IntN(4) == 0 {
 		after = 5*time.Millisecond + after/50
 	}
-	r.ends = at.Add(after)
+	r.due = at.Add(after)
 	switch r.ending {
 	case absolute:
-		return r.ends.Sub(now()), 0
+		return r.due.Sub(now()), 0
 	case idle:
 		return time.Hour, 800*time.Millisecond + time.Duration(rnd.Int64N(int64(400*time.Millisecond)))
 	}
@@ -112,11 +113,11 @@ func (r *round) create(f *fixture, rnd *rand.Rand, at session.Instant) error {
 	r.id = made.Session.ID
 	r.roots = x509.NewCertPool()
 	r.roots.AppendCertsFromPEM([]byte(made.CA))
-	return r.connect(f, rnd, idleTimeout)
+	return r.connect(f, rnd, at, idleTimeout)
 }
 
 // connect lets both ends meet, and starts their traffic.
-func (r *round) connect(f *fixture, rnd *rand.Rand, idleTimeout time.Duration) error {
+func (r *round) connect(f *fixture, rnd *rand.Rand, stop session.Instant, idleTimeout time.Duration) error {
 	arrived := f.upstream.expect(r.number)
 	tcp, conn, err := r.dial(f)
 	if err != nil {
@@ -135,7 +136,7 @@ func (r *round) connect(f *fixture, rnd *rand.Rand, idleTimeout time.Duration) e
 	up, down := &lane{}, &lane{}
 	r.client = &end{conn: conn, out: up, in: down, rand: rand.New(rand.NewPCG(rnd.Uint64(), 1))}
 	r.upstream = &end{conn: far, out: down, in: up, rand: rand.New(rand.NewPCG(rnd.Uint64(), 2))}
-	r.traffic(rnd, idleTimeout)
+	r.traffic(rnd, stop, idleTimeout)
 	r.client.start()
 	r.upstream.start()
 	return nil
@@ -165,8 +166,8 @@ func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
 	return tcp, conn, nil
 }
 
-// traffic chooses what the ends do.
-func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
+// traffic chooses what the ends do, when the agent is to be stopped at an instant.
+func (r *round) traffic(rnd *rand.Rand, stop session.Instant, idleTimeout time.Duration) {
 	_ = r.client.conn.SetDeadline(time.Time{})                              // fails when closed: reading tells
 	pick := func() pace { return []pace{small, small, large}[rnd.IntN(3)] } // small ones go on knocking when nobody reads
 	r.client.pace, r.upstream.pace = pick(), pick()
@@ -186,8 +187,8 @@ func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
 		if rnd.IntN(2) == 0 {
 			slow.pace = silent
 		}
-		slow.stallFrom = r.ends.Add(-300 * time.Millisecond)
-		slow.stallTo = r.ends.Add(time.Duration(rnd.Int64N(int64(40*time.Millisecond))) - 20*time.Millisecond)
+		slow.stallFrom = min(r.due, stop).Add(-200 * time.Millisecond) // while there is somebody to fill them
+		slow.stallTo = r.due.Add(time.Duration(rnd.Int64N(int64(40*time.Millisecond))) - 20*time.Millisecond)
 	}
 	if r.ending != idle {
 		return
@@ -199,7 +200,7 @@ func (r *round) traffic(rnd *rand.Rand, idleTimeout time.Duration) {
 	if r.client.pace == silent {
 		r.client.pace = pick()
 	}
-	r.client.pace.until = r.ends.Add(-idleTimeout)
+	r.client.pace.until = r.due.Add(-idleTimeout)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -207,13 +208,16 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// over returns nil when both ends have seen the end.
-func (r *round) over() error {
-	if !r.client.over() || !r.upstream.over() {
-		return fmt.Errorf("round %d (%v) has not ended: client %t, upstream %t", r.number, r.class, r.client.over(), r.upstream.over())
-	}
-	return nil
+func (r *round) ends() map[string]*end {
+	return map[string]*end{"client": r.client, "upstream": r.upstream}
 }
+
+// over reports whether both ends have seen the end, or cannot yet.
+func (r *round) over() bool {
+	return (r.client.over() || r.uninformed(r.client)) && (r.upstream.over() || r.uninformed(r.upstream))
+}
+
+func (r *round) uninformed(e *end) bool { return r.state == frozen && e.uninformed() }
 
 // refused returns nil if the key, or the address, of the ended session lets nobody in any more.
 func (r *round) refused(f *fixture) error {

@@ -124,6 +124,8 @@ type end struct {
 
 	stallFrom, stallTo session.Instant // it reads nothing meanwhile
 
+	nudged bool // it learned of its end because it sent something
+
 	came  chan struct{} // frames that have come in
 	ended chan struct{} // closed when reading has failed
 	at    session.Instant
@@ -202,6 +204,16 @@ func (e *end) over() bool {
 	default:
 		return false
 	}
+}
+
+// uninformed reports whether the end cannot learn of its end while nobody of the agent runs: the
+// stack drops a connection that has unsent data without a reset (tcp_write_err), since a user timeout takes
+// the peer to be dead; a peer that then never sends anything is never answered.
+func (e *end) uninformed() bool { return e.stallTo != 0 && (e.pace.max == 0 || e.pace.until != 0) }
+
+// nudge sends something, which must be answered with a reset.
+func (e *end) nudge() {
+	_ = e.out.write(e.conn, make([]byte, frameHeader), frameHeader) // fails if it is over already
 }
 
 // late is how long after the instant the end was seen, without the time when nobody looked.

@@ -11,8 +11,8 @@ import (
 )
 
 // tableHead heads the rows of summary.
-const tableHead = "| agent | end | legs | IP | rounds | MB sent before | bytes late | bytes leaked | last payload, ms | came late | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
-	"|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+const tableHead = "| agent | end | legs | IP | rounds | MB sent before | bytes late | bytes leaked | last payload, ms | came late | untold | client p50/p99/max, ms | upstream p50/p99/max, ms |\n" +
+	"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 
 // summary is one row of the table: of the results that keep accepts.
 func summary(name string, all []result, keep func(class) bool) string {
@@ -30,16 +30,20 @@ func summary(name string, all []result, keep func(class) bool) string {
 		sum.leaked += r.leaked
 		sum.knocks += r.knocks
 		sum.newest = max(sum.newest, r.newest)
-		client, upstream = append(client, r.client), append(upstream, r.upstream)
+		sum.untold += r.untold
+		client, upstream = append(client, r.client...), append(upstream, r.upstream...)
 	}
 	if rounds == 0 {
 		return ""
 	}
-	return fmt.Sprintf("| %s | %d | %.1f | %d | %d | %+.3f | %d | %s | %s |\n", name, rounds, float64(sum.sent)/1e6,
-		sum.late, sum.leaked, milliseconds(sum.newest), sum.knocks, spread(client), spread(upstream))
+	return fmt.Sprintf("| %s | %d | %.1f | %d | %d | %+.3f | %d | %d | %s | %s |\n", name, rounds, float64(sum.sent)/1e6,
+		sum.late, sum.leaked, milliseconds(sum.newest), sum.knocks, sum.untold, spread(client), spread(upstream))
 }
 
 func spread(list []time.Duration) string {
+	if len(list) == 0 {
+		return "-"
+	}
 	return fmt.Sprintf("%.2f / %.2f / %.2f", milliseconds(quantile(list, 0.5)), milliseconds(quantile(list, 0.99)), milliseconds(quantile(list, 1)))
 }
 
