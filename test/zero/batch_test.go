@@ -160,8 +160,8 @@ func stop(t *testing.T, pid int) {
 	eventually(t, "the process to stop", func() error {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		for _, task := range tasks {
-			var stat []byte
-			if stat, err = os.ReadFile(task); err != nil {
+			stat, readErr := os.ReadFile(task)
+			if readErr != nil {
 				continue // the thread has ended
 			}
 			_, after, _ := strings.Cut(string(stat), ") ")
@@ -169,7 +169,7 @@ func stop(t *testing.T, pid int) {
 				return fmt.Errorf("%s: %.1s", task, after)
 			}
 		}
-		return nil
+		return err
 	})
 }
 
