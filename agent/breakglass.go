@@ -116,6 +116,12 @@ func localResult(r bpf.PinnedReport, took time.Duration) api.KillResult {
 		add(rec, api.OutcomeDestroyed)
 	}
 	result.Destroyed = len(result.Connections)
+	// What was on the books and was not there to be destroyed: an agent that is well is at it too.
+	onBooks := 0
+	for _, s := range r.Sessions {
+		onBooks += s.Conns / 2 // two sockets to a connection
+	}
+	result.Gone = max(0, onBooks-result.Destroyed-len(r.Left)/2)
 	for _, rec := range r.Left {
 		add(rec, api.OutcomeLeft)
 	}
