@@ -64,7 +64,7 @@ func (b *batch) finish(r *round) {
 	b.t.Helper()
 	r.settle(b)
 	for name, e := range r.ends() {
-		if e.nudged = r.uninformed(e) && !e.over(); e.nudged {
+		if e.nudged = r.mayBeUntold(e) && !e.over(); e.nudged {
 			e.nudge()
 		}
 		select {
@@ -100,8 +100,10 @@ func (r *round) judge(c *capture) (result, error) {
 	if res.late > 0 {
 		errs = append(errs, fmt.Errorf("%d bytes arrived that were sent after the deadline", res.late))
 	}
-	for _, f := range r.flows {
-		res.packets(c.take(f), r.deadline)
+	inFlight := map[string]bool{}
+	for name, f := range map[string]flow{"client": r.flows[0], "upstream": r.flows[1]} {
+		newest := res.packets(c.take(f), r.deadline)
+		inFlight[name] = newest > -delayedAck || r.ends()[name].stallTo != 0
 	}
 	if res.leaked > 0 {
 		errs = append(errs, fmt.Errorf("%d bytes left the host after the deadline, the last %v after it", res.leaked, res.newest))
@@ -115,7 +117,7 @@ func (r *round) judge(c *capture) (result, error) {
 	for name, e := range r.ends() {
 		late := e.late(r.since)
 		switch {
-		case r.uninformed(e) && (e.nudged || late > bounds[r.state]):
+		case r.mayBeUntold(e) && inFlight[name] && (e.nudged || late > bounds[r.state]):
 			res.untold++
 		case late < 0 || late > bounds[r.state]:
 			errs = append(errs, fmt.Errorf("the %s saw the end after %v: %v", name, late, e.err))
@@ -124,7 +126,7 @@ func (r *round) judge(c *capture) (result, error) {
 		default:
 			res.upstream = append(res.upstream, late)
 		}
-		if r.state != killed && !errors.Is(e.err, syscall.ECONNRESET) && !errors.Is(e.err, io.EOF) {
+		if r.state != killed && !errors.Is(e.err, syscall.ECONNRESET) && !errors.Is(e.err, io.EOF) && !errors.Is(e.err, io.ErrUnexpectedEOF) {
 			errs = append(errs, fmt.Errorf("the %s saw %v", name, e.err))
 		}
 	}
@@ -134,15 +136,19 @@ func (r *round) judge(c *capture) (result, error) {
 // nothing is the newest packet of none.
 const nothing = -time.Hour
 
-// packets looks at the packets of a flow.
-func (res *result) packets(list []packet, deadline session.Instant) {
+// delayedAck is more than the time until a receiver acknowledges what it has nothing to answer to.
+const delayedAck = 300 * time.Millisecond
+
+// packets looks at the packets of a flow. It returns how long after the deadline the last payload left.
+func (res *result) packets(list []packet, deadline session.Instant) (newest time.Duration) {
+	newest = nothing
 	for _, p := range list {
 		after := p.at.Sub(deadline)
 		switch {
 		case !p.out && p.payload > 0 && after > 0:
 			res.knocks++
 		case p.out && p.payload > 0:
-			res.newest = max(res.newest, after)
+			newest = max(newest, after)
 			if after > tolerance {
 				res.leaked += p.payload
 			}
@@ -150,6 +156,8 @@ func (res *result) packets(list []packet, deadline session.Instant) {
 			res.chatter++
 		}
 	}
+	res.newest = max(res.newest, newest)
+	return newest
 }
 
 // nothingLeft checks that no socket of the batch is left, by the agent's books and by the kernel's.

@@ -107,10 +107,10 @@ type pace struct {
 }
 
 var (
-	silent = pace{}
-	small  = pace{min: frameHeader, max: 512, rest: 2 * time.Millisecond}
-	large  = pace{min: 8 << 10, max: maxFrame, rest: 15 * time.Millisecond}
-	asks   = pace{min: frameHeader, max: 4 << 10, rest: time.Millisecond, answer: true, open: true}
+	mute  = pace{}
+	small = pace{min: frameHeader, max: 512, rest: 2 * time.Millisecond}
+	large = pace{min: 8 << 10, max: maxFrame, rest: 15 * time.Millisecond}
+	asks  = pace{min: frameHeader, max: 4 << 10, rest: time.Millisecond, answer: true, open: true}
 	// The first one answers the hello.
 	answers = pace{min: frameHeader, max: 8 << 10, rest: 100 * time.Microsecond, answer: true, open: true}
 )
@@ -206,10 +206,8 @@ func (e *end) over() bool {
 	}
 }
 
-// uninformed reports whether the end cannot learn of its end while nobody of the agent runs: the
-// stack drops a connection that has unsent data without a reset (tcp_write_err), since a user timeout takes
-// the peer to be dead; a peer that then never sends anything is never answered.
-func (e *end) uninformed() bool { return e.stallTo != 0 && (e.pace.max == 0 || e.pace.until != 0) }
+// silent reports whether the end has nothing to say any more.
+func (e *end) silent() bool { return e.pace.max == 0 || e.pace.until != 0 }
 
 // nudge sends something, which must be answered with a reset.
 func (e *end) nudge() {
