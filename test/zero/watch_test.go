@@ -102,8 +102,10 @@ func armed(h host, instance string, numbers map[uint64]bool) error {
 	})
 }
 
-// tcpTimeWait is TCP_TIME_WAIT of linux/tcp_states.h: a memory of a socket, no socket.
-const tcpTimeWait = "06"
+// timeWaitTimer marks a memory of a socket, no socket: it carries no payload, and answers with a reset.
+// The state alone does not tell, for it may be that of FIN_WAIT2 (get_timewait4_sock in
+// net/ipv4/tcp_ipv4.c).
+const timeWaitTimer = "03:"
 
 // sockets lists the TCP sockets of the network namespace of a process, as the kernel's own list has
 // them: local and remote port, in hexadecimal.
@@ -116,7 +118,7 @@ func sockets(pid int) (map[string]bool, error) {
 		}
 		for _, line := range strings.Split(string(body), "\n")[1:] {
 			f := strings.Fields(line)
-			if len(f) > 3 && f[3] != tcpTimeWait {
+			if len(f) > 5 && !strings.HasPrefix(f[5], timeWaitTimer) {
 				list[portOf(f[1])+portOf(f[2])] = true
 			}
 		}
