@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"syscall"
 	"time"
@@ -193,5 +194,5 @@ func (b *batch) nothingLeft() {
 // quantile is the nearest-rank quantile of a list, which it sorts.
 func quantile(list []time.Duration, q float64) time.Duration {
 	slices.Sort(list)
-	return list[min(len(list)-1, int(q*float64(len(list))))]
+	return list[int(math.Ceil(q*float64(len(list))))-1]
 }
