@@ -72,8 +72,6 @@ type ConnectionInfo struct {
 
 // Types of events.
 const (
-	EventLogin             = "login"              // a sign-in succeeded
-	EventLoginFailed       = "login-failed"       // a sign-in was refused
 	EventSessionCreated    = "session-created"    //
 	EventSessionEnded      = "session-ended"      // Reason says why
 	EventConnectionOpened  = "connection-opened"  //
@@ -81,7 +79,6 @@ const (
 	EventConnectionRefused = "connection-refused" // Reason says why
 	EventKill              = "kill"               // an operator's kill has finished
 	EventReload            = "configuration-reloaded"
-	EventEnforcement       = "enforcement-changed" // layers were lost or came back
 	// EventLost is made for one follower only: it was too slow and missed Lost events.
 	EventLost = "lost"
 )

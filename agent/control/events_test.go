@@ -15,7 +15,7 @@ import (
 
 func publish(e *Events, n int) {
 	for range n {
-		e.Publish(api.Event{Type: api.EventLogin})
+		e.Publish(api.Event{Type: api.EventSessionCreated})
 	}
 }
 
@@ -157,7 +157,7 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				e.Publish(api.Event{Type: api.EventLogin})
+				e.Publish(api.Event{Type: api.EventSessionCreated})
 			}
 			cancel()
 			wg.Wait()

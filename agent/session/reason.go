@@ -39,7 +39,6 @@ const (
 	ReasonRegister        Reason = "register-failed"   // the kernel did not take the sockets
 	ReasonNotTCP          Reason = "not-plain-tcp"     // for example MPTCP, which the gate does not see
 	ReasonBoundAddress    Reason = "address-not-bound" // plain listener: no session is bound to this source
-	ReasonNotReady        Reason = "not-ready"         // the agent does not serve yet
 	ReasonRelayError      Reason = "relay-error"       // an I/O error on either leg
 	ReasonDestroyed       Reason = "destroyed"         // ended from outside the relay; the session says why
 	ReasonInternal        Reason = "internal-error"    // a bug; see the log

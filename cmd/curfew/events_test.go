@@ -31,7 +31,7 @@ func follow(t *testing.T, end func(a *scriptAgent, interrupt func())) (code int,
 		t.Fatal(err)
 	}
 	t.Cleanup(agent.stop)
-	agent.events.Publish(api.Event{Type: api.EventLogin})
+	agent.events.Publish(api.Event{Type: api.EventSessionCreated})
 
 	ctx, interrupt := context.WithCancel(t.Context())
 	r, w := io.Pipe()
@@ -46,7 +46,7 @@ func follow(t *testing.T, end func(a *scriptAgent, interrupt func())) (code int,
 		done <- err
 	}()
 	lines := bufio.NewScanner(r)
-	if !lines.Scan() || !strings.Contains(lines.Text(), api.EventLogin) {
+	if !lines.Scan() || !strings.Contains(lines.Text(), api.EventSessionCreated) {
 		t.Errorf("first line: %q", lines.Text())
 	}
 	end(agent, interrupt)
