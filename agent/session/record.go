@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Origin names a clock: CLOCK_BOOTTIME in one boot of one node. What nodes tell each other of a
+// session is told in readings of the clock of the node that created it, so that it means the same
+// wherever it is read and by whichever way it came; wall clocks have no say.
+type Origin struct {
+	Node string // its name in the cluster; empty: a node that is in none
+	Boot uint64 // names the boot; nothing else is to be read from it
+}
+
+// OriginTime is a reading of an Origin's clock, in nanoseconds. Zero means "none".
+type OriginTime int64
+
+// Timebase translates between the clock of this host and those of others. It is safe for concurrent
+// use, answers at once, and has no lock that is held during a call into a Table.
+type Timebase interface {
+	// Self is the clock of this host, in this boot.
+	Self() Origin
+	// Local returns what the clock of this host reads when o's clock reads t; false if o's clock was
+	// never compared with this one, not even through others.
+	Local(o Origin, t OriginTime) (Instant, bool)
+	// Remote is the inverse of Local.
+	Remote(o Origin, t Instant) (OriginTime, bool)
+}
+
+// Record is what nodes know of a session in common. Records of the same session merge: see Merge.
+//
+//	id, key, identity, ...   immutable
+//	deadline                 the earlier
+//	active                   the later
+//	revoked                  once is for ever
+//
+// A Record without a key is a tombstone: word of the end of a session that came before word of the
+// session.
+type Record struct {
+	ID ID
+
+	// Immutable; empty in a tombstone, but for Origin.
+	Key         Key
+	Identity    Identity
+	Method      string
+	Created     time.Time // by the wall clock of Origin's node: for people
+	IdleTimeout time.Duration
+	BindAddrs   []netip.Addr
+	Supersedes  ID // the session whose connections this one takes over; zero: none
+	Origin      Origin
+	Born        OriginTime
+
+	Deadline OriginTime
+	Active   OriginTime // the latest activity that was published; zero: none since Born
+	Revoked  *End       // nil while nobody has ended it; a deadline that passed is no revocation
+
+	// Extra has encoded fields that this version does not know; they are passed on as they are.
+	Extra []byte
+}
+
+// Watermark ends every session of a subject, or of everyone, that was born before an instant, also those
+// that nobody here has heard of yet. Watermarks of the same Issuer, Subject and Origin merge: the later wins.
+type Watermark struct {
+	Issuer, Subject string // both empty: everyone; Issuer alone empty: this subject of any issuer
+	Origin          Origin // whose clock Before is read from
+	Before          OriginTime
+	End             End // what its sessions ended for
+}
+
+// Summary tells whether two nodes know the same of a session.
+type Summary struct {
+	ID   ID
+	Hash uint64 // of what merges: deadline, active, revoked
+}
