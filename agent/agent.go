@@ -37,7 +37,9 @@ type Options struct {
 	ConfigPath string
 	// ProxyArgs start RunProxy when given to this program.
 	ProxyArgs []string
-	Log       *slog.Logger
+	// Join is the token of a cluster to join; empty: none.
+	Join string
+	Log  *slog.Logger
 }
 
 // LoadConfig reads and checks a configuration file; its error lists every mistake with its place.
