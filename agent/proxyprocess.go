@@ -38,6 +38,9 @@ const (
 	fileControl = "control"
 )
 
+// wallOffsetEnv sets the wall clock of an agent wrong, for tests: a duration. No deadline must depend on it.
+const wallOffsetEnv = "CURFEW_TEST_WALL_OFFSET"
+
 // eventsKept is how many events a follower that comes late still gets.
 const eventsKept = 4096
 
@@ -132,6 +135,12 @@ func (p *proxyProcess) inherit() error {
 		return err
 	}
 	p.bundle.Store(b)
+	if offset := os.Getenv(wallOffsetEnv); offset != "" {
+		if p.clock.WallOffset, err = time.ParseDuration(offset); err != nil {
+			return fmt.Errorf("%s: %w", wallOffsetEnv, err)
+		}
+		p.log.Warn("the wall clock is set wrong, for a test", "offset", p.clock.WallOffset)
+	}
 	if p.link, err = enforcer.NewClient(in.Pair); err != nil {
 		return err
 	}
