@@ -22,9 +22,9 @@ const agentEnv = "CURFEW_AGENT"
 
 // loginFlags is what login is told.
 type loginFlags struct {
-	provider, fingerprint              string
-	noBrowser, acceptNew, forget       bool
-	bind, extend                       bool
+	provider, fingerprint        string
+	noBrowser, acceptNew, forget bool
+	bind, extend                 bool
 }
 
 func (a *app) newLoginCmd() *cobra.Command {
