@@ -32,6 +32,8 @@ const (
 	ReasonTooMany         Reason = "too-many"          // a limit is reached
 	ReasonHandshake       Reason = "bad-handshake"     // TLS or preamble error
 	ReasonHandshakeTime   Reason = "handshake-timeout" // too slow
+	ReasonNotReady        Reason = "not-ready"         // this node has not compared its sessions with another yet
+	ReasonNoMajority      Reason = "no-majority"       // strict service: too few nodes of the cluster answer
 	ReasonUnknownService  Reason = "unknown-service"   // no service for this SNI
 	ReasonUpstreamRefused Reason = "upstream-refused"  // dial error
 	ReasonUpstreamTimeout Reason = "upstream-timeout"  // dial timeout
