@@ -78,7 +78,7 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 	if err := g.admit(number, c, client, upstream); err != nil {
 		g.table.Detach(c)
 		if errors.Is(err, bpf.ErrGone) {
-			g.lost(c.Session)
+			g.lost(c.Session())
 		}
 		return nil, refusal(err)
 	}
@@ -119,7 +119,7 @@ func (g *gate) admit(number uint64, c *session.Connection, client, upstream *net
 	a := g.admission(number)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s, err := g.table.ByID(c.Session)
+	s, err := g.table.ByID(c.Session())
 	if err != nil {
 		return err
 	}
@@ -186,9 +186,9 @@ func (g *gate) endedBeneath(c *session.Connection, number uint64) *session.End {
 	if _, err := g.kernel.Dropped(number); !errors.Is(err, bpf.ErrGone) {
 		return nil
 	}
-	g.lost(c.Session)
+	g.lost(c.Session())
 	var over *session.EndedError
-	if _, err := g.table.ByID(c.Session); errors.As(err, &over) {
+	if _, err := g.table.ByID(c.Session()); errors.As(err, &over) {
 		return &over.End
 	}
 	return nil

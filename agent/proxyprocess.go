@@ -175,12 +175,19 @@ func (p *proxyProcess) openState() error {
 		return err
 	}
 	p.table, err = session.NewTable(session.TableConfig{
-		Clock: p.clock, Alarm: p.alarm, Store: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
+		Clock: p.clock, Alarm: p.alarm, Store: p.store, Watermarks: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
 		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.vault.EndLater(e.Session.ID) },
 		OnMove: p.moved,
 	})
 	if err != nil {
 		return err
+	}
+	marks, err := p.store.LoadWatermarks()
+	if err != nil {
+		return err
+	}
+	for _, w := range marks {
+		p.table.RestoreWatermark(w)
 	}
 	known, err := p.store.Load()
 	if err != nil {
@@ -244,7 +251,7 @@ func (p *proxyProcess) lost(id session.ID) {
 // cut ends one connection of a session that goes on.
 func (p *proxyProcess) cut(ctx context.Context, c *session.Connection) {
 	if err := p.terminator.cut(ctx, c); err != nil {
-		p.log.Error("connection not ended", "session", c.Session, "connection", c.ID, "error", err)
+		p.log.Error("connection not ended", "session", c.Session(), "connection", c.ID, "error", err)
 	}
 }
 

@@ -89,7 +89,7 @@ func (p *proxyProcess) reauthorise(ctx context.Context) {
 			if err == nil {
 				continue
 			}
-			p.log.Warn("policy no longer allows a connection", "session", c.Session, "connection", c.ID, "service", c.Service, "error", err)
+			p.log.Warn("policy no longer allows a connection", "session", c.Session(), "connection", c.ID, "service", c.Service, "error", err)
 			p.gate.because(c, session.ReasonPolicy)
 			p.cut(ctx, c)
 		}

@@ -16,6 +16,7 @@ const (
 	ReasonPolicy      Reason = "policy-denied"    // policy no longer allows it
 	ReasonSuperseded  Reason = "superseded"       // a newer session took its place
 	ReasonWatermark   Reason = "watermark"        // created before a watermark
+	ReasonConflict    Reason = "conflict"         // nodes say different things of it that never change
 	ReasonLost        Reason = "state-lost"       // its kernel state was removed beneath the agent (kill --local)
 	ReasonUnavailable Reason = "enforcement-lost" // it could not be enforced any longer
 )
