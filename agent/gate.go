@@ -207,6 +207,21 @@ func (g *gate) move(id session.ID, number uint64) error {
 	return g.kernel.Move(number, s.EndsAt())
 }
 
+// follow brings a takeover into the kernel: the number stays, and so does what is tagged with it; whose it is
+// and when it ends changes. Errors as of move.
+func (g *gate) follow(o session.Takeover) error {
+	a := g.admission(o.Number)
+	a.mu.Lock()
+	if !a.ended && a.open && g.kernel != nil {
+		if err := g.kernel.Relabel(o.Number, bpf.Label{Session: o.New.ID, Subject: o.New.Identity.Subject}); err != nil {
+			a.mu.Unlock()
+			return err
+		}
+	}
+	a.mu.Unlock()
+	return g.move(o.New.ID, o.Number)
+}
+
 // untag takes a socket that is closed off the kernel's books. The entry is only for people to read: a
 // stale one is overwritten when its tuple is used again.
 func (g *gate) untag(sock session.Socket) {
