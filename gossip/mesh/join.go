@@ -20,6 +20,7 @@ const (
 	joinRate    = 2 // a second
 	joinBurst   = 16
 	joinTimeout = 15 * time.Second
+	joinLinger  = 2 * time.Second
 
 	bindingLabel = "EXPORTER-curfew-join"
 	bindingSize  = 32
@@ -30,6 +31,7 @@ type JoinConn struct {
 	*quic.Stream
 	conn    *quic.Conn
 	binding []byte
+	member  bool // this end is the member
 	release func() error
 }
 
@@ -41,16 +43,20 @@ func (c *JoinConn) ChannelBinding() []byte { return c.binding }
 func (c *JoinConn) LocalAddr() net.Addr  { return c.conn.LocalAddr() }
 func (c *JoinConn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
-// Close waits for the other end to have read what was written, a second at most, then ends the connection.
+// CloseWrite ends the writing direction alone.
+func (c *JoinConn) CloseWrite() error { return c.Stream.Close() }
+
+// Close ends the connection. The member first waits for the stranger to do so, who speaks first and so reads
+// last; two seconds at most.
 func (c *JoinConn) Close() error {
-	c.CancelRead(0)
-	err := c.Stream.Close()
-	select {
-	case <-c.Stream.Context().Done():
-	case <-c.conn.Context().Done():
-	case <-time.After(time.Second):
+	if c.member {
+		_ = c.Stream.Close() // fails only if the stream is over already
+		select {
+		case <-c.conn.Context().Done():
+		case <-time.After(joinLinger):
+		}
 	}
-	return errors.Join(err, c.release())
+	return c.release()
 }
 
 func newJoinConn(stream *quic.Stream, conn *quic.Conn, release func() error) (*JoinConn, error) {
@@ -111,6 +117,7 @@ func (m *Mesh) answerJoin(conn *quic.Conn) {
 		m.log.Error("join", "err", err)
 		return
 	}
+	c.member = true
 	deadline, _ := ctx.Deadline()
 	_ = stream.SetDeadline(deadline) // fails on a closed stream only
 	m.join(ctx, c)
