@@ -57,6 +57,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if c.Cluster.Enabled() || o.Join != "" {
+		return errors.New("this version serves alone: it takes the configuration of a cluster, but does not join one yet; leave out cluster: and --join")
+	}
 	uid, gid, err := lookupUser(c.User)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -136,12 +135,4 @@ func (s *strict) suspend(refuses bool) {
 	if !same && len(s.services()) > 0 {
 		s.changed(s.suspended())
 	}
-}
-
-// describe says for people what a change of the majority means.
-func (s *strict) describe(have bool) string {
-	if have {
-		return "a majority of the nodes answers again"
-	}
-	return fmt.Sprintf("no majority of the nodes answers; strict services refuse in %v", s.after())
 }
