@@ -6,6 +6,7 @@ package agent
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,16 +16,19 @@ import (
 
 func TestStrict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var cuts []session.Reason
-		changes := 0
+		var cuts, changes atomic.Int64
 		s := newStrict()
 		s.after = func() time.Duration { return 10 * time.Second }
 		s.services = func() []string { return []string{"db"} }
-		s.cut = func(_ context.Context, services []string, why session.Reason) { cuts = append(cuts, why) }
-		s.changed = func([]string) { changes++ }
+		s.cut = func(_ context.Context, _ []string, why session.Reason) {
+			if why == session.ReasonNoMajority {
+				cuts.Add(1)
+			}
+		}
+		s.changed = func([]string) { changes.Add(1) }
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = s.Run(ctx) }()
-		expect := func(what string, refused bool, cut, changed int) {
+		expect := func(what string, refused bool, cut, changed int64) {
 			t.Helper()
 			synctest.Wait()
 			if got := session.ReasonOf(s.admit("db")) == session.ReasonNoMajority && s.admit("db") != nil; got != refused {
@@ -33,8 +37,8 @@ func TestStrict(t *testing.T) {
 			if s.admit("web") != nil {
 				t.Errorf("%s: a service that is not strict is refused", what)
 			}
-			if len(cuts) != cut || changes != changed {
-				t.Errorf("%s: %d cuts, %d changes", what, len(cuts), changes)
+			if cuts.Load() != cut || changes.Load() != changed {
+				t.Errorf("%s: %d cuts, %d changes", what, cuts.Load(), changes.Load())
 			}
 		}
 		expect("at the start", false, 0, 0)

@@ -71,6 +71,41 @@ func SelfMade(dir string, hosts []string) (*Source, error) {
 	return s, nil
 }
 
+// Adopt takes the key of another node in place of the self-made one, with a certificate of its own for hosts: clients
+// that have pinned one node of a cluster know all. The key is PEM, as Key returns it.
+func (s *Source) Adopt(dir string, keyPEM []byte, hosts []string) error {
+	block, _ := pem.Decode(keyPEM)
+	if block == nil {
+		return errors.New("adopt a gateway key: it is not PEM")
+	}
+	any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("adopt a gateway key: %w", err)
+	}
+	key, ok := any.(*ecdsa.PrivateKey)
+	if !ok {
+		return fmt.Errorf("adopt a gateway key: it is of type %T", any)
+	}
+	certFile, keyFile := filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile)
+	if err := write(certFile, keyFile, key, hosts); err != nil {
+		return fmt.Errorf("adopt a gateway key: %w", err)
+	}
+	certPEM, err := os.ReadFile(certFile)
+	if err != nil {
+		return fmt.Errorf("adopt a gateway key: %w", err)
+	}
+	return s.Set(certPEM, keyPEM)
+}
+
+// Key returns the key as PEM, for Adopt at another node.
+func (s *Source) Key() ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(s.current.Load().PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("gateway key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
 // Get is for tls.Config.GetCertificate.
 func (s *Source) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.current.Load(), nil }
 
@@ -91,6 +126,11 @@ func create(certFile, keyFile string, hosts []string) error {
 	if err != nil {
 		return err
 	}
+	return write(certFile, keyFile, key, hosts)
+}
+
+// write makes a certificate for a key, and writes both.
+func write(certFile, keyFile string, key *ecdsa.PrivateKey, hosts []string) error {
 	der, err := x509.CreateCertificate(rand.Reader, template(hosts), template(hosts), key.Public(), key)
 	if err != nil {
 		return err

@@ -39,6 +39,43 @@ func TestSelfMadeIsKept(t *testing.T) {
 	}
 }
 
+// Who trusts one node's certificate trusts that of another that has adopted its key.
+func TestAdopt(t *testing.T) {
+	first, err := SelfMade(t.TempDir(), []string{"a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	second, err := SelfMade(dir, []string{"b.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := first.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Adopt(dir, key, []string{"b.example"}); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(first.PEM())
+	if _, err := second.Leaf().Verify(x509.VerifyOptions{Roots: roots, DNSName: "b.example"}); err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(first.Leaf().RawSubjectPublicKeyInfo, second.Leaf().RawSubjectPublicKeyInfo) {
+		t.Error("the fingerprints differ")
+	}
+	again, err := SelfMade(dir, nil)
+	if err != nil || !bytes.Equal(again.PEM(), second.PEM()) {
+		t.Errorf("not kept over a restart: %v", err)
+	}
+	for _, bad := range []string{"", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
+		if err := second.Adopt(dir, []byte(bad), nil); err == nil {
+			t.Errorf("adopted %q", bad)
+		}
+	}
+}
+
 func TestSetKeepsWhatWorks(t *testing.T) {
 	s, err := SelfMade(t.TempDir(), []string{"a"})
 	if err != nil {
