@@ -54,7 +54,7 @@ func appendRecord(b []byte, r *session.Record) ([]byte, error) {
 	b = appendSigned(b, recordDeadline, int64(r.Deadline))
 	b = appendSigned(b, recordActive, int64(r.Active))
 	if r.Revoked != nil {
-		b = appendBytes(b, recordRevoked, appendEnd(nil, r.Revoked))
+		b = appendElement(b, recordRevoked, appendEnd(nil, r.Revoked)) // an end of which nothing is told is one too
 	}
 	b = append(b, r.Extra...)
 	if _, err := decodeRecord(b[start:]); err != nil {
