@@ -233,6 +233,8 @@ func decodeTime(f field, to *time.Time) error {
 	if err := f.signed(&ns); err != nil {
 		return err
 	}
-	*to = time.Unix(0, ns)
+	if *to = (time.Time{}); ns != 0 {
+		*to = time.Unix(0, ns)
+	}
 	return nil
 }
