@@ -37,7 +37,9 @@ type Options struct {
 	ConfigPath string
 	// ProxyArgs start RunProxy when given to this program.
 	ProxyArgs []string
-	Log       *slog.Logger
+	// Join is the token of a cluster to join; empty: none.
+	Join string
+	Log  *slog.Logger
 }
 
 // LoadConfig reads and checks a configuration file; its error lists every mistake with its place.
@@ -73,7 +75,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer memory.Close()
-	rewrite := func() error { return loadBundle(o.ConfigPath, memory) }
+	rewrite := func() error { return loadBundle(o, memory) }
 	if err := rewrite(); err != nil {
 		return err
 	}
@@ -97,8 +99,8 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // loadBundle reads the configuration anew, and hands it over if nothing is wrong with it.
-func loadBundle(path string, to *os.File) error {
-	c, err := LoadConfig(path)
+func loadBundle(o Options, to *os.File) error {
+	c, err := LoadConfig(o.ConfigPath)
 	if err != nil {
 		return err
 	}
@@ -106,13 +108,14 @@ func loadBundle(path string, to *os.File) error {
 	if err != nil {
 		return err
 	}
+	b.Join = o.Join
 	return b.write(to)
 }
 
 // proxyEnv is the whole environment of the proxy process: what the Go runtime and the resolver look at.
 func proxyEnv() []string {
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK", "GODEBUG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY"} {
+	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK", "GODEBUG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY", wallOffsetEnv} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

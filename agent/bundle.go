@@ -22,6 +22,7 @@ import (
 type bundle struct {
 	Config *config.Config    `json:"config"`
 	Files  map[string][]byte `json:"files"` // by path, as the configuration spells it
+	Join   string            `json:"join"`  // the token of a cluster to join, or empty
 }
 
 // newBundle reads the files that c names. The caller may be root, the reader of the bundle is not.

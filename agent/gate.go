@@ -78,7 +78,7 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 	if err := g.admit(number, c, client, upstream); err != nil {
 		g.table.Detach(c)
 		if errors.Is(err, bpf.ErrGone) {
-			g.lost(c.Session)
+			g.lost(c.Session())
 		}
 		return nil, refusal(err)
 	}
@@ -119,7 +119,7 @@ func (g *gate) admit(number uint64, c *session.Connection, client, upstream *net
 	a := g.admission(number)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s, err := g.table.ByID(c.Session)
+	s, err := g.table.ByID(c.Session())
 	if err != nil {
 		return err
 	}
@@ -186,9 +186,9 @@ func (g *gate) endedBeneath(c *session.Connection, number uint64) *session.End {
 	if _, err := g.kernel.Dropped(number); !errors.Is(err, bpf.ErrGone) {
 		return nil
 	}
-	g.lost(c.Session)
+	g.lost(c.Session())
 	var over *session.EndedError
-	if _, err := g.table.ByID(c.Session); errors.As(err, &over) {
+	if _, err := g.table.ByID(c.Session()); errors.As(err, &over) {
 		return &over.End
 	}
 	return nil
@@ -205,6 +205,21 @@ func (g *gate) move(id session.ID, number uint64) error {
 		return nil // it has ended: shut has the word
 	}
 	return g.kernel.Move(number, s.EndsAt())
+}
+
+// follow brings a takeover into the kernel: the number stays, and so does what is tagged with it; whose it is
+// and when it ends changes. Errors as of move.
+func (g *gate) follow(o session.Takeover) error {
+	a := g.admission(o.Number)
+	a.mu.Lock()
+	if !a.ended && a.open && g.kernel != nil {
+		if err := g.kernel.Relabel(o.Number, bpf.Label{Session: o.New.ID, Subject: o.New.Identity.Subject}); err != nil {
+			a.mu.Unlock()
+			return err
+		}
+	}
+	a.mu.Unlock()
+	return g.move(o.New.ID, o.Number)
 }
 
 // untag takes a socket that is closed off the kernel's books. The entry is only for people to read: a

@@ -56,13 +56,13 @@ func (o *observer) Refused(r proxy.Refused) {
 // Relayed implements proxy.Observer.
 func (o *observer) Relayed(r proxy.Relayed) {
 	c := r.Connection
-	attrs := []any{"session", c.Session, "subject", r.Session.Identity.Subject, "service", c.Service, "source", c.Source, "connection", c.ID}
+	attrs := []any{"session", c.Session(), "subject", r.Session.Identity.Subject, "service", c.Service, "source", c.Source, "connection", c.ID}
 	if r.Plain {
 		attrs = append(attrs, "admitted_by", "source address")
 	}
 	o.log.Info("connection opened", attrs...)
 	o.metrics.ConnectionOpened(c.Service)
-	o.publish(api.Event{Type: api.EventConnectionOpened, Session: c.Session, Subject: r.Session.Identity.Subject, Service: c.Service, Source: c.Source})
+	o.publish(api.Event{Type: api.EventConnectionOpened, Session: c.Session(), Subject: r.Session.Identity.Subject, Service: c.Service, Source: c.Source})
 }
 
 // closed accounts for a connection that was relayed. What ended the session is the reason, where it ended.
@@ -71,14 +71,14 @@ func (o *observer) closed(c *session.Connection, reason session.Reason, err erro
 		reason = ended.Reason
 	}
 	up, down := c.Activity.BytesFromClient.Load(), c.Activity.BytesFromUpstream.Load()
-	attrs := []any{"session", c.Session, "service", c.Service, "source", c.Source, "connection", c.ID, "reason", reason,
+	attrs := []any{"session", c.Session(), "service", c.Service, "source", c.Source, "connection", c.ID, "reason", reason,
 		"bytes_from_client", up, "bytes_from_upstream", down, "duration", time.Since(c.Opened)}
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
 	o.log.Info("connection closed", attrs...)
 	o.metrics.ConnectionClosed(c.Service, reason, up, down)
-	o.publish(api.Event{Type: api.EventConnectionClosed, Session: c.Session, Service: c.Service, Source: c.Source, Reason: reason})
+	o.publish(api.Event{Type: api.EventConnectionClosed, Session: c.Session(), Service: c.Service, Source: c.Source, Reason: reason})
 }
 
 // ended reports the end of a session, once it is proven.

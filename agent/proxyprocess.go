@@ -38,6 +38,9 @@ const (
 	fileControl = "control"
 )
 
+// wallOffsetEnv sets the wall clock of an agent wrong, for tests: a duration. No deadline must depend on it.
+const wallOffsetEnv = "CURFEW_TEST_WALL_OFFSET"
+
 // eventsKept is how many events a follower that comes late still gets.
 const eventsKept = 4096
 
@@ -64,6 +67,7 @@ type proxyProcess struct {
 	table   *session.Table
 
 	localKills *localKills
+	takeovers  chan session.Takeover
 
 	// What is done about it.
 	gate       *gate
@@ -81,7 +85,7 @@ type proxyProcess struct {
 // RunProxy is the proxy process: it serves until the enforcer tells it to drain, or ctx is done. It
 // must have been started by the enforcer.
 func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
-	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}}
+	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}, takeovers: make(chan session.Takeover, 256)}
 	defer p.close()
 	defer runtime.KeepAlive(tuneMemory())
 	for _, step := range []struct {
@@ -132,6 +136,12 @@ func (p *proxyProcess) inherit() error {
 		return err
 	}
 	p.bundle.Store(b)
+	if offset := os.Getenv(wallOffsetEnv); offset != "" {
+		if p.clock.WallOffset, err = time.ParseDuration(offset); err != nil {
+			return fmt.Errorf("%s: %w", wallOffsetEnv, err)
+		}
+		p.log.Warn("the wall clock is set wrong, for a test", "offset", p.clock.WallOffset)
+	}
 	if p.link, err = enforcer.NewClient(in.Pair); err != nil {
 		return err
 	}
@@ -166,12 +176,19 @@ func (p *proxyProcess) openState() error {
 		return err
 	}
 	p.table, err = session.NewTable(session.TableConfig{
-		Clock: p.clock, Alarm: p.alarm, Store: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
+		Clock: p.clock, Alarm: p.alarm, Store: p.store, Watermarks: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
 		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.vault.EndLater(e.Session.ID) },
-		OnMove: p.moved,
+		OnMove: p.moved, OnSupersede: p.followed,
 	})
 	if err != nil {
 		return err
+	}
+	marks, err := p.store.LoadWatermarks()
+	if err != nil {
+		return err
+	}
+	for _, w := range marks {
+		p.table.RestoreWatermark(w)
 	}
 	known, err := p.store.Load()
 	if err != nil {
@@ -222,6 +239,37 @@ func (p *proxyProcess) moved(id session.ID, number uint64) {
 	}
 }
 
+// followed is session.TableConfig.OnSupersede. Its connections are asked about anew: the identity that signed in
+// again may be in other groups.
+func (p *proxyProcess) followed(o session.Takeover) {
+	if err := p.gate.follow(o); errors.Is(err, bpf.ErrGone) {
+		p.lost(o.New.ID)
+	} else if err != nil {
+		p.log.Error("the kernel did not take over a session: it ends at the old deadline", "session", o.New.ID, "error", err)
+	}
+	p.log.Info("session followed by another", "session", o.Old.ID, "by", o.New.ID, "connections", len(o.Conns))
+	if len(o.Conns) == 0 {
+		return
+	}
+	select {
+	case p.takeovers <- o:
+	default: // many at once: this one takes its time here
+		p.reauthoriseConns(context.Background(), o.New, o.Conns)
+	}
+}
+
+// askAgain asks policy about the connections of sessions that were followed by others.
+func (p *proxyProcess) askAgain(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case o := <-p.takeovers:
+			p.reauthoriseConns(ctx, o.New, o.Conns)
+		}
+	}
+}
+
 // lost ends a session whose entry in the kernel was removed beneath us: kill --local, which does not
 // ask the agent.
 func (p *proxyProcess) lost(id session.ID) {
@@ -235,7 +283,7 @@ func (p *proxyProcess) lost(id session.ID) {
 // cut ends one connection of a session that goes on.
 func (p *proxyProcess) cut(ctx context.Context, c *session.Connection) {
 	if err := p.terminator.cut(ctx, c); err != nil {
-		p.log.Error("connection not ended", "session", c.Session, "connection", c.ID, "error", err)
+		p.log.Error("connection not ended", "session", c.Session(), "connection", c.ID, "error", err)
 	}
 }
 
@@ -268,7 +316,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
 		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.proxy.Run,
-		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads,
+		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },
 	}

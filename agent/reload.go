@@ -84,14 +84,19 @@ func needRestart(old, now *config.Config) []string {
 // reauthorise asks the new policy about every live connection, and ends those that it no longer allows.
 func (p *proxyProcess) reauthorise(ctx context.Context) {
 	for _, e := range p.table.Select(session.Selector{All: true}, false) {
-		for _, c := range e.Conns {
-			err := p.Authorize(e.Session, c.Service, c.Source)
-			if err == nil {
-				continue
-			}
-			p.log.Warn("policy no longer allows a connection", "session", c.Session, "connection", c.ID, "service", c.Service, "error", err)
-			p.gate.because(c, session.ReasonPolicy)
-			p.cut(ctx, c)
+		p.reauthoriseConns(ctx, e.Session, e.Conns)
+	}
+}
+
+// reauthoriseConns ends those connections of a session that policy does not allow any longer.
+func (p *proxyProcess) reauthoriseConns(ctx context.Context, s session.Session, conns []*session.Connection) {
+	for _, c := range conns {
+		err := p.Authorize(s, c.Service, c.Source)
+		if err == nil {
+			continue
 		}
+		p.log.Warn("policy no longer allows a connection", "session", s.ID, "connection", c.ID, "service", c.Service, "error", err)
+		p.gate.because(c, session.ReasonPolicy)
+		p.cut(ctx, c)
 	}
 }

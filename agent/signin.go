@@ -34,8 +34,11 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := s.heed(); err != nil {
 		return session.Session{}, err
 	}
-	made, err := s.table.Create(session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method,
-		IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}, c.Sessions.AbsoluteTimeout)
+	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}
+	if old, err := s.table.ByKey(n.Key); err == nil {
+		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
+	}
+	made, err := s.table.Create(wanted, c.Sessions.AbsoluteTimeout)
 	if err != nil {
 		return session.Session{}, err
 	}

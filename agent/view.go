@@ -80,7 +80,7 @@ func (v *view) Connections() []api.ConnectionInfo {
 
 func (v *view) connection(s session.Session, c *session.Connection) api.ConnectionInfo {
 	return api.ConnectionInfo{
-		ID: c.ID, Session: c.Session, Subject: s.Identity.Subject, Service: c.Service, Source: c.Source,
+		ID: c.ID, Session: c.Session(), Subject: s.Identity.Subject, Service: c.Service, Source: c.Source,
 		Client: c.Client, Upstream: c.Upstream,
 		BytesFromClient: c.Activity.BytesFromClient.Load(), BytesFromUpstream: c.Activity.BytesFromUpstream.Load(),
 		Opened: c.Opened, LastActive: v.lastActive(c),

@@ -223,3 +223,30 @@ func TestLoadRecoversFromKilledAgent(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A session that takes over another's number is found by its own name, and its deadline counts.
+func TestRelabelNamesTheNewSession(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.open(1, time.Hour)
+	p := r.connect("tcp4")
+	r.tag(&p, 1, 0)
+	r.proxy.do(order{Do: "relabel", Number: 1, Bytes: 7})
+	pinned, err := OpenPinned(filepath.Base(r.objects.pins.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	sessions, err := pinned.Sessions()
+	if err != nil || len(sessions) != 1 || sessions[0].Label != (Label{Session: session.ID{7}, Subject: "user7"}) {
+		t.Errorf("%+v, %v", sessions, err)
+	}
+	if !r.passes(p) {
+		t.Error("cut by a change of name")
+	}
+	r.proxy.do(order{Do: "end", Number: 1})
+	r.proxy.refused(ErrGone, order{Do: "relabel", Number: 1, Bytes: 7})
+	if r.passes(p) {
+		t.Error("passes after the end")
+	}
+}

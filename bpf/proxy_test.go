@@ -94,6 +94,10 @@ func (p *proxyState) do(o order) (a answer, err error) {
 	return a, err
 }
 
+func labelOf(n int) Label {
+	return Label{Session: session.ID{byte(n)}, Subject: fmt.Sprintf("user%d", n)}
+}
+
 // orders are what a proxy can be told to do.
 var orders = map[string]func(*proxyState, order, *answer) error{
 	"listen": func(p *proxyState, o order, a *answer) error {
@@ -121,7 +125,7 @@ var orders = map[string]func(*proxyState, order, *answer) error{
 		return p.keep(c.(*net.TCPConn), nil, a)
 	},
 	"open": func(p *proxyState, o order, _ *answer) error {
-		return p.tagger.Open(o.Number, o.Deadline, Label{Session: session.ID{byte(o.Number)}, Subject: fmt.Sprintf("user%d", o.Number)})
+		return p.tagger.Open(o.Number, o.Deadline, labelOf(int(o.Number)))
 	},
 	"move": func(p *proxyState, o order, _ *answer) error { return p.tagger.Move(o.Number, o.Deadline) },
 	"end": func(p *proxyState, o order, a *answer) (err error) {
@@ -142,9 +146,7 @@ var orders = map[string]func(*proxyState, order, *answer) error{
 		p.socks[o.Conn] = a.Socket
 		return err
 	},
-	"retag": func(p *proxyState, o order, _ *answer) error {
-		return p.tagger.Retag(p.conns[o.Conn], p.socks[o.Conn], o.Number, o.Deadline)
-	},
+	"relabel": func(p *proxyState, o order, _ *answer) error { return p.tagger.Relabel(o.Number, labelOf(o.Bytes)) },
 	"release": func(p *proxyState, o order, _ *answer) error { return p.tagger.Release(p.socks[o.Conn]) },
 	"name": func(p *proxyState, o order, a *answer) error {
 		return control(p.conns[o.Conn], func(fd int) (err error) {

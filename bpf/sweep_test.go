@@ -137,25 +137,6 @@ func TestListShowsTagged(t *testing.T) {
 	}
 }
 
-func TestRetagFollowsTheNewSession(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.open(1, time.Hour)
-	r.open(2, time.Hour)
-	p := r.connect("tcp4")
-	r.tag(&p, 1, 0)
-	r.proxy.do(order{Do: "retag", Conn: p.conn, Number: 2})
-	r.proxy.do(order{Do: "end", Number: 1})
-	if !r.passes(p) {
-		t.Error("cut with the session it was moved from")
-	}
-	r.proxy.refused(ErrGone, order{Do: "retag", Conn: p.conn, Number: 1})
-	r.proxy.do(order{Do: "end", Number: 2})
-	if r.passes(p) {
-		t.Error("passes after the session it was moved to")
-	}
-}
-
 func FuzzDecodeRecords(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(make([]byte, recordSize))

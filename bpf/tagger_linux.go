@@ -88,8 +88,7 @@ func (t *Tagger) Open(number uint64, deadline session.Instant, label Label) erro
 	if number == 0 || deadline <= 0 {
 		return fmt.Errorf("open session %d: %w", number, unix.EINVAL)
 	}
-	l := curfewLabel{SessionId: label.Session}
-	copy(l.Subject[:len(l.Subject)-1], label.Subject)
+	l := newLabel(label)
 	if err := t.maps.Labels.Update(&number, &l, ebpf.UpdateNoExist); err != nil {
 		return fmt.Errorf("label session %d: %w", number, mapError(err))
 	}
@@ -114,6 +113,25 @@ func (t *Tagger) Move(number uint64, deadline session.Instant) error {
 		return fmt.Errorf("move session %d: %w", number, mapError(err))
 	}
 	return nil
+}
+
+// Relabel says whose a session's number is from now on: that of a session that takes over the
+// connections of another. Returns ErrGone as Move does.
+func (t *Tagger) Relabel(number uint64, label Label) error {
+	if _, err := t.live(number); err != nil {
+		return fmt.Errorf("relabel session %d: %w", number, err)
+	}
+	l := newLabel(label)
+	if err := t.maps.Labels.Update(&number, &l, ebpf.UpdateExist); err != nil {
+		return fmt.Errorf("relabel session %d: %w", number, mapError(err))
+	}
+	return nil
+}
+
+func newLabel(label Label) curfewLabel {
+	l := curfewLabel{SessionId: label.Session}
+	copy(l.Subject[:len(l.Subject)-1], label.Subject)
+	return l
 }
 
 // End shuts the gate on every socket of a session, for good, in one system call; it destroys
@@ -196,29 +214,6 @@ func (t *Tagger) enter(sock session.Socket, number uint64) error {
 	key := t.key(sock)
 	c := curfewConn{Number: number, Cookie: sock.Cookie, OpenedBootNs: uint64(Now()), Leg: uint8(sock.Leg)}
 	return mapError(t.maps.Conns.Update(&key, &c, ebpf.UpdateAny))
-}
-
-// Retag moves a tagged socket to another session (one that supersedes its own), or to another
-// deadline of its own. Errors as of Tag; close conn if it fails.
-func (t *Tagger) Retag(conn syscall.Conn, sock session.Socket, number uint64, deadline session.Instant) error {
-	err := control(conn, func(fd int) error {
-		if _, err := t.live(number); err != nil {
-			return err
-		}
-		if err := t.put(fd, curfewTag{Number: number, Leg: uint8(sock.Leg), DeadlineBootNs: uint64(deadline)}); err != nil {
-			return err
-		}
-		// The new tag says that the socket is not armed; so make it true, and not before: a sweep
-		// could arm it again under the old tag.
-		if err := relaxTimers(fd); err != nil {
-			return err
-		}
-		return t.enter(sock, number)
-	})
-	if err != nil {
-		return fmt.Errorf("retag %s socket for session %d: %w", sock.Leg, number, err)
-	}
-	return nil
 }
 
 // Release takes a socket that is being closed off the books. Its tag stays on it until the kernel

@@ -53,6 +53,19 @@ func NewKey() (*Key, error) {
 	return &Key{private: private, cert: cert}, nil
 }
 
+// keyOf returns a key that NewKey made and a Store kept.
+func keyOf(cert tls.Certificate) (*Key, error) {
+	private, ok := cert.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the client key is of type %T, not of one that is made here", cert.PrivateKey)
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("the client's certificate: %w", err)
+	}
+	return &Key{private: private, cert: leaf}, nil
+}
+
 // Certificate returns the key in the form that crypto/tls takes.
 func (k *Key) Certificate() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{k.cert.Raw}, PrivateKey: k.private, Leaf: k.cert}

@@ -22,15 +22,18 @@ type LoginConfig struct {
 	Progress    io.Writer // for the user to read
 	// BindAddress asks the agent to admit this host's address to its plain listeners.
 	BindAddress bool
+	// Extend signs in with the key of the session at hand instead of a fresh one: the new session takes its
+	// place, and its connections go on.
+	Extend bool
 }
 
-// Login signs in through the user's browser: it makes a fresh key, has the agent start a sign-in
+// Login signs in through the user's browser: it makes a fresh key (but see LoginConfig.Extend), has the agent start a sign-in
 // for it, and waits until the browser brings a one-time code back to a listener on loopback. The
 // new key takes the place of the old in the agent's store only once the session exists; until
 // then nothing is written. It returns when the agent's time for the sign-in is up, or ctx is
 // done, at the latest.
 func Login(ctx context.Context, cfg LoginConfig) (api.Session, error) {
-	key, err := NewKey()
+	key, err := cfg.key()
 	if err != nil {
 		return api.Session{}, err
 	}
@@ -59,6 +62,18 @@ func Login(ctx context.Context, cfg LoginConfig) (api.Session, error) {
 		err = &api.Error{Code: api.CodeLoginInvalid, Message: "nobody signed in in time", Hint: "run `curfew login` again"}
 	}
 	return sess, err
+}
+
+// key is the key that the session will be bound to.
+func (cfg *LoginConfig) key() (*Key, error) {
+	if !cfg.Extend {
+		return NewKey()
+	}
+	cert, err := cfg.Agent.Store.LoadKey()
+	if err != nil {
+		return nil, err
+	}
+	return keyOf(cert)
 }
 
 // show gets the page in front of the user.

@@ -96,11 +96,11 @@ func Run(ctx context.Context, c Config) (results []Result, err error) {
 func (p *player) say(format string, args ...any) { fmt.Fprintf(p.Out, format+"\n", args...) }
 
 func (p *player) play(ctx context.Context) ([]Result, error) {
-	if err := p.start(ctx); err != nil {
+	if err := p.stage.start(ctx); err != nil {
 		return nil, err
 	}
 	p.say("An OpenID provider, a service that streams for ever, and a curfew agent in front of it are running.")
-	p.say("The agent is two processes: %d enforces, as root; %d talks to the network, as user nobody.\n", p.agent.Process.Pid, p.mustProxyPID())
+	p.say("The agent is two processes: %d enforces, as root; %d talks to the network, as user nobody.\n", p.agent.cmd.Process.Pid, p.mustProxyPID())
 	var results []Result
 	for _, round := range []struct {
 		name string

@@ -14,15 +14,9 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
-	"github.com/curfew-proxy/curfew/agent/api"
-	"github.com/curfew-proxy/curfew/agent/control"
 	"github.com/curfew-proxy/curfew/agent/demoidp"
 	"github.com/curfew-proxy/curfew/agent/servercert"
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -37,32 +31,24 @@ const (
 	service  = "stream"
 )
 
-// readyPatience is how long the agent may take to start.
-const readyPatience = 15 * time.Second
-
 // stage is what the demo plays on: a provider, a stream service, and a real agent in front of it.
 type stage struct {
-	dir      string
 	gateway  string // host:port
 	service  string // host:port
 	upstream *upstream
 	idp      *demoidp.Provider
-	agent    *exec.Cmd
-	exited   chan struct{} // closed when the agent has
-	control  *control.Client
+	*agent
 }
 
 // build makes everything but the agent.
 func build(sessionTime time.Duration) (_ *stage, err error) {
-	s := &stage{exited: make(chan struct{})}
-	if s.dir, err = os.MkdirTemp("", "curfew-demo-"); err != nil {
+	s := &stage{}
+	dir, err := newDir()
+	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(s.dir, 0o755); err != nil { // the proxy's user passes through to its state
-		return nil, err
-	}
-	s.control = control.NewClient(s.path("run/control.sock"))
-	if s.upstream, err = newUpstream(); err != nil {
+	s.agent = newAgent(dir)
+	if s.upstream, err = newUpstream(nil, "127.0.0.1"); err != nil {
 		return nil, err
 	}
 	ports, err := freePorts(2)
@@ -79,8 +65,6 @@ func build(sessionTime time.Duration) (_ *stage, err error) {
 	}
 	return s, s.configure(sessionTime)
 }
-
-func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
 
 // freePorts returns addresses of loopback that were free a moment ago.
 func freePorts(n int) ([]string, error) {
@@ -109,70 +93,15 @@ providers:
 services:
   - {name: %s, listen: [%q], upstream: %q, allow: '"demo" in identity.groups'}
 `, instance, s.gateway, s.gateway, s.path("state"), s.path("run"), sessionTime, s.idp.Issuer(), s.path("secret"), service, s.service, s.upstream.addr())
-	return errors.Join(os.WriteFile(s.path("secret"), []byte("demo"), 0o600), os.WriteFile(s.path("curfew.yaml"), []byte(config), 0o600))
+	return errors.Join(os.WriteFile(s.path("secret"), []byte("demo"), 0o600), s.agent.configure(config))
 }
 
 // start starts the agent and waits until it serves and has reached the provider.
-func (s *stage) start(ctx context.Context) error {
-	logFile, err := os.Create(s.path("agent.log"))
-	if err != nil {
-		return err
-	}
-	defer logFile.Close() // the agent has its own
-	s.agent = exec.Command("/proc/self/exe", "agent", "--config", s.path("curfew.yaml"), "--log-format", "text")
-	s.agent.Stdout, s.agent.Stderr = logFile, logFile
-	s.agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which then ends the agent
-	if err := s.agent.Start(); err != nil {
-		return fmt.Errorf("start the agent: %w", err)
-	}
-	go func() {
-		_ = s.agent.Wait() // how it ended is in its log
-		close(s.exited)
-	}()
-	ctx, cancel := context.WithTimeout(ctx, readyPatience)
-	defer cancel()
-	for {
-		status, err := s.control.Status(ctx)
-		if err == nil && status.Ready && len(status.Problems) == 0 {
-			return nil
-		}
-		select {
-		case <-s.exited:
-			return s.failed("the agent does not start")
-		case <-ctx.Done():
-			return s.failed(fmt.Sprintf("the agent is not ready: %v %v", err, status.Problems))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// failed is an error with the end of the agent's log.
-func (s *stage) failed(what string) error {
-	body, _ := os.ReadFile(s.path("agent.log")) // empty if there is none
-	lines := strings.Split(strings.TrimSpace(string(body)), "\n")
-	return &api.Error{Message: what + ":\n" + strings.Join(lines[max(0, len(lines)-8):], "\n"), Hint: "run as root, and see: curfew doctor"}
-}
+func (s *stage) start(ctx context.Context) error { return s.agent.start(ctx, nil) }
 
 // tearDown ends the agent in order and removes everything.
 func (s *stage) tearDown() error {
-	var err error
-	if s.agent != nil && s.agent.Process != nil {
-		for range 2 { // the second does not wait for connections
-			_ = s.agent.Process.Signal(syscall.SIGTERM) // it may have exited
-			select {
-			case <-s.exited:
-			case <-time.After(500 * time.Millisecond):
-			}
-		}
-		select {
-		case <-s.exited:
-		case <-time.After(readyPatience):
-			err = errors.New("the agent does not stop; it is killed")
-			_ = s.agent.Process.Kill() // the error says so
-			<-s.exited
-		}
-	}
-	return errors.Join(err, os.RemoveAll(s.dir))
+	return errors.Join(s.agent.stop(), os.RemoveAll(s.dir))
 }
 
 // signIn does what a user with a browser does, through the real client, and returns its key.
@@ -238,19 +167,4 @@ func (s *stage) deadline(id session.ID) (session.Instant, error) {
 		}
 	}
 	return 0, fmt.Errorf("session %s is not in the kernel's map", id.Short())
-}
-
-// proxyPID is the agent's unprivileged process.
-func (s *stage) proxyPID() (int, error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.agent.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for _, task := range tasks { // a child belongs to the thread that started it
-		body, _ := os.ReadFile(task) // the thread may be gone
-		if fields := strings.Fields(string(body)); len(fields) > 0 {
-			return strconv.Atoi(fields[0])
-		}
-	}
-	return 0, errors.New("the agent has no proxy process")
 }

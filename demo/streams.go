@@ -21,6 +21,7 @@ import (
 
 	"github.com/curfew-proxy/curfew/agent/hostclock"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/lab"
 )
 
 // Both ends of a stream send a stamp, the reading of CLOCK_BOOTTIME when it was sent, every
@@ -75,8 +76,13 @@ type upstream struct {
 	live sync.WaitGroup
 }
 
-func newUpstream() (*upstream, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// newUpstream listens on an address of a host, or of this one if that is nil.
+func newUpstream(host *lab.Host, addr string) (*upstream, error) {
+	listen := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	if host != nil {
+		listen = func(addr string) (net.Listener, error) { return host.Listen(addr) }
+	}
+	l, err := listen(net.JoinHostPort(addr, "0"))
 	if err != nil {
 		return nil, fmt.Errorf("stream service: %w", err)
 	}

@@ -139,14 +139,10 @@ func (c *conn) authorize() error {
 // register ties both sockets to the session, in the kernel.
 func (c *conn) register() (func(session.Reason, error), error) {
 	now := c.proxy.cfg.Clock
-	c.record = &session.Connection{
-		ID:      c.id,
-		Session: c.session.ID,
-		Service: c.service.Name,
-		Source:  c.source,
-		Opened:  now.Wall(),
-		Abort:   func() { c.abort(causeAborted) },
-	}
+	c.record = session.NewConnection(c.session.ID)
+	c.record.ID, c.record.Service, c.record.Source = c.id, c.service.Name, c.source
+	c.record.Opened = now.Wall()
+	c.record.Abort = func() { c.abort(causeAborted) }
 	if d := c.service.MaxDuration; d > 0 {
 		c.record.Deadline = now.Boot().Add(d)
 	}

@@ -43,7 +43,7 @@ func TestConnectionFields(t *testing.T) {
 		t.Fatalf("relayed %+v", relayed)
 	}
 	got := relayed[0].Connection
-	if got.ID == 0 || got.Session != r.sess.ID || got.Service != "db" || got.Source.String() != c.LocalAddr().String() ||
+	if got.ID == 0 || got.Session() != r.sess.ID || got.Service != "db" || got.Source.String() != c.LocalAddr().String() ||
 		got.Opened.IsZero() || got.Abort == nil {
 		t.Errorf("%+v", got)
 	}

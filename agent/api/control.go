@@ -79,6 +79,10 @@ const (
 	EventConnectionRefused = "connection-refused" // Reason says why
 	EventKill              = "kill"               // an operator's kill has finished
 	EventReload            = "configuration-reloaded"
+	EventNode              = "node"       // a node of the cluster has come, gone or changed: Detail says which and how
+	EventPartition         = "partition"  // this node has lost the majority of the cluster, or found it again
+	EventClockSkew         = "clock-skew" // a node's wall clock is off, or is right again; no deadline depends on it
+	EventCluster           = "cluster"    // an operator's change of who is in the cluster
 	// EventLost is made for one follower only: it was too slow and missed Lost events.
 	EventLost = "lost"
 )
@@ -111,6 +115,10 @@ type KillRequest struct {
 	All     bool   `json:"all,omitempty"`
 	Reason  string `json:"reason,omitempty"` // free text, shown to users and kept in the audit log
 	DryRun  bool   `json:"dry_run,omitempty"`
+	// NoWait leaves the other nodes to end the sessions in their own time; Patience is how long a node
+	// may be silent otherwise, zero means 5 s.
+	NoWait   bool    `json:"no_wait,omitempty"`
+	Patience Seconds `json:"patience_seconds,omitzero"`
 }
 
 // Empty reports whether r selects nothing.
@@ -155,7 +163,10 @@ type KillResult struct {
 	// Layers names the layers of enforcement that took part: "destroy", "sweep", "gate",
 	// "userspace".
 	Layers      []string           `json:"layers"`
-	Connections []KilledConnection `json:"connections,omitempty"`
+	Connections []KilledConnection `json:"connections,omitempty"` // of the node that was asked
+	// Nodes is what became of it at each node of the cluster, the one that was asked first; empty
+	// where there is no cluster. The other fields are about that one alone.
+	Nodes []KilledNode `json:"nodes,omitempty"`
 }
 
 // CreateSessionRequest asks for a session without a sign-in: for machines and emergencies. The

@@ -33,6 +33,7 @@ type Config struct {
 	Sessions      Sessions       `yaml:"sessions"`
 	Limits        Limits         `yaml:"limits"`
 	BindAddress   BindAddress    `yaml:"bind_address"`
+	Cluster       Cluster        `yaml:"cluster"`
 	Providers     []Provider     `yaml:"providers"`
 	Services      []Service      `yaml:"services" required:"true"`
 }
@@ -79,6 +80,31 @@ type BindAddress struct {
 	AllowPublic bool `yaml:"allow_public"` // also addresses that are neither private nor loopback
 }
 
+// Cluster makes this node one of several that share their sessions.
+type Cluster struct {
+	// Listen is the UDP address that nodes talk to; the zero value means that there is no cluster.
+	Listen netip.AddrPort `yaml:"listen"`
+	// Advertise is the host:port at which the others reach Listen. Default: Name, or Listen if it is
+	// the address of one interface, with Listen's port.
+	Advertise string `yaml:"advertise"`
+	// Seeds are nodes to look for beside those that are known: host:port, where a name stands for all
+	// its addresses, or srv:_service._udp.domain.
+	Seeds []string `yaml:"seeds"`
+	// StartAlone lets a node that comes back serve before it has heard from any other.
+	StartAlone bool `yaml:"start_alone"`
+	// StrictAfter is how long a node may be without a majority before strict services end.
+	StrictAfter time.Duration `yaml:"strict_after" min:"1s"`
+}
+
+// Enabled reports whether the node is part of a cluster, if only of one.
+func (c Cluster) Enabled() bool { return c.Listen.IsValid() }
+
+// What a service does while its node does not hear from a majority of the cluster.
+const (
+	PartitionAvailable = "available" // goes on by what the node knows
+	PartitionStrict    = "strict"    // refuses new connections, then ends those that live
+)
+
 // Provider is an OpenID provider that users sign in with.
 type Provider struct {
 	Name             string   `yaml:"name" required:"true"`
@@ -109,6 +135,8 @@ type Service struct {
 	MaxConnections  int           `yaml:"max_connections"` // 0: no limit but the sessions'
 	TLSMin          TLSVersion    `yaml:"tls_min" required:"true"`
 	ALPN            []string      `yaml:"alpn"` // protocols that clients may negotiate beside the service's own
+	// Partition says what happens while this node does not hear from a majority of the cluster.
+	Partition string `yaml:"partition" oneof:"available|strict"`
 	// AllowCancel forwards PostgreSQL's cancel requests, which old clients send without TLS.
 	AllowCancel bool `yaml:"allow_cancel"`
 }

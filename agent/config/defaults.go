@@ -34,6 +34,7 @@ func Default() *Config {
 			UnauthenticatedPerSource: 64,
 			DrainTimeout:             30 * time.Second,
 		},
+		Cluster: Cluster{StrictAfter: 10 * time.Second},
 	}
 }
 
@@ -46,6 +47,7 @@ func (s *Service) setDefaults() {
 	s.Protocol = ProtocolTCP
 	s.DialTimeout = 10 * time.Second
 	s.TLSMin = tls.VersionTLS13
+	s.Partition = PartitionAvailable
 }
 
 // complete fills in the defaults that depend on the host or on other keys.
@@ -58,6 +60,13 @@ func (c *Config) complete() {
 	}
 	if c.ControlSocket == "" {
 		c.ControlSocket = filepath.Join(c.Run, "control.sock")
+	}
+	if l := c.Cluster.Listen; l.IsValid() && c.Cluster.Advertise == "" {
+		host := c.Name
+		if !l.Addr().IsUnspecified() {
+			host = l.Addr().String()
+		}
+		c.Cluster.Advertise = net.JoinHostPort(host, strconv.Itoa(int(l.Port())))
 	}
 	for i := range c.Services {
 		if s := &c.Services[i]; s.IdleCounts == "" {

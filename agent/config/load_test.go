@@ -181,15 +181,19 @@ var mistakes = map[string]struct {
 	"cancel":             {minimal + "    allow_cancel: true\n", []string{`6:5: services[0].allow_cancel: only PostgreSQL has cancel requests`}},
 	"missing file": {minimal + "providers: [{name: a, issuer: 'https://idp', client_id: x, client_secret_file: nope}]\n",
 		[]string{`6:80: providers[0].client_secret_file: `}},
-	"policy":               {strings.Replace(minimal, "'true'", "a && BAD", 1), []string{`5:17: services[0].allow: bad`}},
-	"policy without place": {strings.Replace(minimal, "'true'", "NOWHERE", 1), []string{`5:12: services[0].allow: an error without a place`}},
-	"syntax":               {"services: [\n", []string{`1:`}},
-	"anchor":               {minimal + "name: &a x\n", []string{`name: anchors and aliases are not understood`}},
-	"tag":                  {minimal + "name: !!str x\n", []string{`name: tags are not understood`}},
-	"merge":                {minimal + "<<: {name: x}\n", []string{`unknown key`}},
-	"two documents":        {minimal + "---\nname: x\n", []string{`7:1: a second YAML document begins here`}},
-	"empty":                {"# nothing\n", []string{`the file says nothing`}},
-	"no map":               {"hello\n", []string{`want keys and values, have text`}},
+	"policy":                 {strings.Replace(minimal, "'true'", "a && BAD", 1), []string{`5:17: services[0].allow: bad`}},
+	"policy without place":   {strings.Replace(minimal, "'true'", "NOWHERE", 1), []string{`5:12: services[0].allow: an error without a place`}},
+	"syntax":                 {"services: [\n", []string{`1:`}},
+	"anchor":                 {minimal + "name: &a x\n", []string{`name: anchors and aliases are not understood`}},
+	"tag":                    {minimal + "name: !!str x\n", []string{`name: tags are not understood`}},
+	"merge":                  {minimal + "<<: {name: x}\n", []string{`unknown key`}},
+	"two documents":          {minimal + "---\nname: x\n", []string{`7:1: a second YAML document begins here`}},
+	"empty":                  {"# nothing\n", []string{`the file says nothing`}},
+	"no map":                 {"hello\n", []string{`want keys and values, have text`}},
+	"cluster without listen": {text: "cluster: {seeds: ['a:1']}\n" + minimal, want: []string{"cluster: says how to reach others, but not where"}},
+	"strict without cluster": {text: minimal + "    partition: strict\n", want: []string{"partition: strict has no meaning without a cluster"}},
+	"bad seeds": {text: "cluster: {listen: 0.0.0.0:7946, seeds: ['here', 'srv:x.org', 'b:0']}\n" + minimal,
+		want: []string{`want host:port, have "here"`, `"x.org" is not the name of an SRV record`, `"0" is not a port`}},
 }
 
 func TestMistakes(t *testing.T) {
@@ -231,7 +235,7 @@ func TestExcerpt(t *testing.T) {
 func TestValidateOfAProgram(t *testing.T) {
 	c := Default()
 	c.Name = "demo"
-	c.Services = []Service{{Name: "echo", Upstream: "127.0.0.1:7", Allow: "true", Protocol: ProtocolTCP, DialTimeout: time.Second, TLSMin: tls.VersionTLS13}}
+	c.Services = []Service{{Name: "echo", Upstream: "127.0.0.1:7", Allow: "true", Protocol: ProtocolTCP, DialTimeout: time.Second, TLSMin: tls.VersionTLS13, Partition: PartitionAvailable}}
 	if err := c.Validate(hooks); err != nil {
 		t.Errorf("Validate: %v", err)
 	}

@@ -22,6 +22,7 @@ const maxProviderName = 32
 func (d *document) validate(c *Config, hooks Hooks) {
 	d.checkTags("", reflect.ValueOf(c).Elem())
 	d.checkNode(c)
+	d.checkCluster(c)
 	d.checkProviders(c.Providers)
 	for i := range c.Services {
 		d.checkService(fmt.Sprintf("services[%d]", i), &c.Services[i], c, hooks)

@@ -23,7 +23,7 @@ func (s *Server) kill(w http.ResponseWriter, r *http.Request) {
 		writeError(w, badRequest("nothing is selected", "name a session, --subject, --group, --service or --where; --all kills everything"))
 		return
 	}
-	if req.All && (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun}) != req {
+	if req.All && (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun, NoWait: req.NoWait, Patience: req.Patience}) != req {
 		writeError(w, badRequest("all and another selector contradict each other", "drop one of them"))
 		return
 	}

@@ -30,6 +30,16 @@ type Actor interface {
 	CreateSession(ctx context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error)
 }
 
+// Cluster is the node's view of its cluster, and what an operator can change there. Errors are as
+// those of an Actor. Implementations are safe for concurrent use.
+type Cluster interface {
+	Nodes() api.ClusterInfo
+	// Token makes a token to join with. The request has a TTL and a number of uses above zero.
+	Token(ctx context.Context, req api.TokenRequest, by string) (api.TokenResult, error)
+	// Change is done when this node and every node that it reaches act by it.
+	Change(ctx context.Context, req api.ClusterChange, by string) error
+}
+
 // Health tells how the agent is.
 type Health interface {
 	Status() api.Status

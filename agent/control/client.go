@@ -87,6 +87,21 @@ func (c *Client) CreateSession(ctx context.Context, req api.CreateSessionRequest
 	return res, c.post(ctx, "/v1/sessions", req, &res)
 }
 
+// Nodes asks for the agent's view of its cluster.
+func (c *Client) Nodes(ctx context.Context) (info api.ClusterInfo, err error) {
+	return info, c.get(ctx, "/v1/cluster", nil, &info)
+}
+
+// ClusterToken makes a token that lets nodes join.
+func (c *Client) ClusterToken(ctx context.Context, req api.TokenRequest) (res api.TokenResult, err error) {
+	return res, c.post(ctx, "/v1/cluster/token", req, &res)
+}
+
+// ChangeCluster changes who is in the cluster, and returns the view of it afterwards.
+func (c *Client) ChangeCluster(ctx context.Context, req api.ClusterChange) (info api.ClusterInfo, err error) {
+	return info, c.post(ctx, "/v1/cluster", req, &info)
+}
+
 // Events calls each with the events after sequence number since that the agent still holds and,
 // with follow, with all that come until ctx is done (then it returns nil). An error of each ends
 // it and is returned.

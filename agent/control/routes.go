@@ -23,6 +23,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("POST /v1/kill", s.kill)
+	mux.HandleFunc("GET /v1/cluster", s.inCluster(s.nodes))
+	mux.HandleFunc("POST /v1/cluster", s.inCluster(s.changeCluster))
+	mux.HandleFunc("POST /v1/cluster/token", s.inCluster(s.token))
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", s.cfg.Metrics)
 	}

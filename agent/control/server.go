@@ -23,12 +23,14 @@ const (
 	maxBody       = 1 << 20 // bytes
 )
 
-// Config is what a Server needs. All fields must be set but Metrics and AllowUIDs.
+// Config is what a Server needs. All fields must be set but Cluster, Metrics and AllowUIDs.
 type Config struct {
 	View   View
 	Actor  Actor
 	Health Health
 	Events *Events
+	// Cluster is nil where the node is in none.
+	Cluster Cluster
 	// Metrics serves GET /metrics; nil means that there are none.
 	Metrics http.Handler
 	Log     *slog.Logger

@@ -17,7 +17,10 @@ import (
 )
 
 // Clock is the host's session.Clock. The zero Clock works.
-type Clock struct{}
+type Clock struct {
+	// WallOffset is added to the wall clock: tests have agents whose clocks are wrong.
+	WallOffset time.Duration
+}
 
 // Boot reads CLOCK_BOOTTIME by a system call: a third of a microsecond.
 func (Clock) Boot() session.Instant {
@@ -51,7 +54,7 @@ func (c Clock) Coarse() session.Instant {
 }
 
 // Wall reads the wall clock.
-func (Clock) Wall() time.Time { return time.Now() }
+func (c Clock) Wall() time.Time { return time.Now().Add(c.WallOffset) }
 
 // BootID names this boot of the host: an Instant means nothing in another.
 func BootID() (string, error) {

@@ -47,7 +47,6 @@ type Socket struct {
 // session and never change after; the rest is safe for concurrent use.
 type Connection struct {
 	ID       uint64 // unique in this process, from 1
-	Session  ID
 	Service  string
 	Source   netip.AddrPort // the client's address
 	Client   Socket
@@ -59,6 +58,23 @@ type Connection struct {
 	Abort func()
 
 	Activity Activity
+
+	session atomic.Pointer[ID]
+}
+
+// NewConnection returns a connection of a session, with nothing else set.
+func NewConnection(s ID) *Connection {
+	c := &Connection{}
+	c.session.Store(&s)
+	return c
+}
+
+// Session is the session that the connection belongs to: another one after a takeover.
+func (c *Connection) Session() ID {
+	if id := c.session.Load(); id != nil {
+		return *id
+	}
+	return ID{}
 }
 
 // Activity is what the relay tells the session's idle timer. When payload last came in is read

@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"net/netip"
 	"time"
+	"unique"
 )
 
 // entry is the table's own, compact form of a session. Guarded by Table.mu.
@@ -14,34 +15,54 @@ import (
 //
 // There is no way back: nothing clears ended.
 type entry struct {
-	id        ID
-	key       Key
-	identity  *person // immutable
-	method    string
-	created   int64 // wall clock, nanoseconds since 1970
-	deadline  int64
-	idle      time.Duration
-	bindAddrs []netip.Addr
+	id       ID
+	key      Key     // zero: a tombstone, of which only the end is known
+	identity *person // immutable
+	method   unique.Handle[string]
+	created  int64 // wall clock, nanoseconds since 1970
+	deadline int64
+	idle     time.Duration
+	rare     *rare // nil for most
 
-	until, idleUntil, lastActive Instant
+	origin          unique.Handle[Origin]
+	born            OriginTime
+	ends, published OriginTime
 
-	number uint64               // names the session in the kernel; never reused
+	until, lastActive Instant
+
+	number uint64               // names the session in the kernel; never given out twice
 	ended  *End                 // nil while it lives
 	conns  map[*Connection]bool // nil while there are none
 
 	check Instant // when the loop looks at this entry next
 	index int     // in Table.queue
+
+	summed bool // in Table.digest
 }
 
-func (e *entry) session() Session {
-	return Session{
-		ID: e.id, Identity: e.identity.Identity, Key: e.key, Method: e.method,
-		Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline), IdleTimeout: e.idle, BindAddrs: e.bindAddrs,
-		Until: e.until, IdleUntil: e.idleUntil, LastActive: e.lastActive, Ended: e.ended,
+// rare is what few sessions have. Immutable but for extra.
+type rare struct {
+	bindAddrs  []netip.Addr
+	supersedes ID
+	extra      []byte
+}
+
+func newRare(s *Session) *rare {
+	if len(s.BindAddrs) == 0 && s.Supersedes.IsZero() && len(s.Extra) == 0 {
+		return nil
 	}
+	return &rare{s.BindAddrs, s.Supersedes, s.Extra}
 }
 
-func (e *entry) endsAt() Instant { return Earliest(e.until, e.idleUntil) }
+// idleUntil is when the session ends for idleness, with the grace that late word from other nodes has.
+func (e *entry) idleUntil(grace time.Duration) Instant {
+	if e.idle == 0 {
+		return 0
+	}
+	return e.lastActive.Add(e.idle + grace)
+}
+
+func (e *entry) endsAt(grace time.Duration) Instant { return Earliest(e.until, e.idleUntil(grace)) }
 
 func (e *entry) connections() []*Connection {
 	if len(e.conns) == 0 {
@@ -54,30 +75,29 @@ func (e *entry) connections() []*Connection {
 	return list
 }
 
-// nextCheck is when the entry has to be looked at again, seen from now: at the start of the last
-// quarter of the idle timeout if there are connections whose activity is not known yet, and
-// at the end.
-func (e *entry) nextCheck(now Instant) Instant {
-	ends := e.endsAt()
-	if e.idleUntil == 0 || len(e.conns) == 0 {
-		return ends
-	}
-	quarter := e.idleUntil.Add(-e.idle / 4)
-	if now < quarter {
-		return Earliest(ends, quarter)
-	}
-	return ends
-}
-
-// touch moves the idle lease to at + idle, never back. It reports whether the end moved.
+// touch moves the idle lease to at + idle, never back. It reports whether the lease moved.
 func (e *entry) touch(at Instant) bool {
 	if e.idle == 0 || at <= e.lastActive {
 		return false
 	}
-	before := e.endsAt()
 	e.lastActive = at
-	e.idleUntil = at.Add(e.idle)
-	return e.endsAt() != before
+	return true
+}
+
+// session and record are the entry in the forms that leave the table.
+func (t *Table) sessionLocked(e *entry) Session {
+	s := Session{
+		ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
+		IdleTimeout: e.idle, Origin: e.origin.Value(), Born: e.born, Ends: e.ends, Published: e.published,
+		Until: e.until, IdleUntil: e.idleUntil(t.grace), LastActive: e.lastActive, Ended: e.ended,
+	}
+	if e.identity != nil {
+		s.Identity = e.identity.Identity
+	}
+	if e.rare != nil {
+		s.BindAddrs, s.Supersedes, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+	}
+	return s
 }
 
 // queue is a heap of entries by check.

@@ -4,9 +4,7 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 )
 
@@ -16,7 +14,7 @@ import (
 func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.byID[c.Session]
+	e := t.byID[c.Session()]
 	if e == nil {
 		return 0, 0, ErrNotFound
 	}
@@ -32,10 +30,10 @@ func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 	e.conns[c] = true
 	now := t.cfg.Clock.Boot()
 	e.touch(now)
-	t.rescheduleLocked(e, e.nextCheck(now))
-	c.Activity.Wake = func() { t.Touch(c.Session, t.cfg.Clock.Boot()) }
+	t.rescheduleLocked(e, t.nextCheckLocked(e, now))
+	c.Activity.Wake = func() { t.Touch(c.Session(), t.cfg.Clock.Boot()) }
 	c.Activity.Now = t.cfg.Clock.Coarse
-	return e.number, e.endsAt(), nil
+	return e.number, e.endsAt(t.grace), nil
 }
 
 // Detach removes a connection from its session; what it did last still counts as activity. It
@@ -45,7 +43,7 @@ func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 	at := c.Activity.last(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.byID[c.Session]
+	e := t.byID[c.Session()]
 	if e == nil || !e.conns[c] {
 		return nil, false
 	}
@@ -55,7 +53,7 @@ func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 	}
 	if e.ended == nil {
 		e.touch(at)
-		t.rescheduleLocked(e, e.nextCheck(now))
+		t.rescheduleLocked(e, t.nextCheckLocked(e, now))
 	}
 	return e.ended, e.conns == nil
 }
@@ -64,16 +62,19 @@ func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 func (t *Table) Touch(id ID, at Instant) {
 	t.mu.Lock()
 	e := t.byID[id]
-	if e == nil || e.ended != nil || at >= e.endsAt() || !e.touch(at) {
+	if e == nil || e.ended != nil || at >= e.endsAt(t.grace) || !e.touch(at) {
 		t.mu.Unlock()
 		return
 	}
-	t.rescheduleLocked(e, e.nextCheck(t.cfg.Clock.Boot()))
-	s, number, live := e.session(), e.number, len(e.conns) > 0
+	now := t.cfg.Clock.Boot()
+	publish := t.publishLocked(e, now)
+	t.rescheduleLocked(e, t.nextCheckLocked(e, now))
+	s, number, live := t.sessionLocked(e), e.number, len(e.conns) > 0
 	t.mu.Unlock()
 	if live {
 		t.moved(s.ID, number)
 	}
+	publish()
 	t.saveSoon(s)
 }
 
@@ -90,9 +91,6 @@ func (t *Table) End(id ID, end End) (Ending, error) {
 	}
 	return Ending{}, ErrNotFound
 }
-
-// savers is how many ends are made durable at a time; the store shares its fsync among them.
-const savers = 64
 
 // EndAll ends those of the sessions that live, and returns them. OnEnd has been called for all of
 // them before the first is made durable; all are when it returns. With an error of the store they have
@@ -114,24 +112,22 @@ func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 		t.ended(ending)
 		endings = append(endings, ending)
 	}
-	return endings, t.saveAll(endings)
+	err := t.saveAll(endings)
+	for _, e := range endings {
+		t.changed(e.Session.ID)
+	}
+	return endings, err
 }
 
 func (t *Table) saveAll(endings []Ending) error {
-	errs := make([]error, len(endings))
-	slots := make(chan struct{}, savers)
-	var wg sync.WaitGroup
+	list := make([]Session, len(endings))
 	for i, e := range endings {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := t.save(e.Session); err != nil {
-				errs[i] = fmt.Errorf("end session %s: %w", e.Session.ID.Short(), err)
-			}
-		})
+		list[i] = e.Session
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	if err := t.save(list...); err != nil {
+		return fmt.Errorf("end %d sessions: %w", len(list), err)
+	}
+	return nil
 }
 
 // Run fires deadlines until ctx is done, and returns nil then.
@@ -185,40 +181,63 @@ func (t *Table) lookLocked(e *entry, now, last Instant) func() {
 		return func() {} // forgotten meanwhile
 	}
 	if e.ended != nil {
-		t.removeLocked(e)
-		return func() { t.deleted(e.id) }
+		return t.lookAtEndedLocked(e, now)
 	}
-	moved := e.touch(last)
-	if now >= e.endsAt() {
-		ending := t.endLocked(e, e.timeoutEnd(now, t.cfg.Clock.Wall()))
+	before := e.endsAt(t.grace)
+	touched := e.touch(last)
+	t.retimeLocked(e, now)
+	if now >= e.endsAt(t.grace) {
+		ending := t.endLocked(e, t.timeoutEndLocked(e, now))
 		return func() {
 			t.ended(ending)
 			t.saveSoon(ending.Session)
 		}
 	}
-	if e.idleUntil != 0 && now >= e.idleUntil.Add(-e.idle/4) {
+	publish := t.publishLocked(e, now)
+	if e.idle != 0 && now >= t.quarterLocked(e) {
 		for c := range e.conns {
 			c.Activity.renew.Store(true)
 		}
 	}
-	t.rescheduleLocked(e, e.nextCheck(now))
-	if !moved {
-		return func() {}
+	t.rescheduleLocked(e, t.nextCheckLocked(e, now))
+	if !touched && before == e.endsAt(t.grace) {
+		return publish
 	}
-	s, number := e.session(), e.number
+	s, number := t.sessionLocked(e), e.number
 	return func() {
 		t.moved(s.ID, number)
+		publish()
 		t.saveSoon(s)
 	}
 }
 
+// lookAtEndedLocked takes an ended session out of the digest when its deadline has passed, for then no node
+// takes word of it any more, and forgets it after the retention.
+func (t *Table) lookAtEndedLocked(e *entry, now Instant) func() {
+	if now < t.forgetAtLocked(e) && e.summed {
+		t.toggleLocked(e)
+		t.rescheduleLocked(e, t.forgetAtLocked(e))
+		return func() {}
+	}
+	t.removeLocked(e)
+	return func() { t.deleted(e.id) }
+}
+
 // endLocked marks an entry ended. The caller calls t.ended and saves without the lock.
 func (t *Table) endLocked(e *entry, end End) Ending {
-	e.ended = &end
+	t.changeLocked(e, func() { e.ended = &end })
 	t.live--
 	t.unbindLocked(e)
-	t.rescheduleLocked(e, t.forgetAtLocked(e))
-	return Ending{Session: e.session(), Number: e.number, Conns: e.connections()}
+	t.rescheduleLocked(e, t.endedCheckLocked(e))
+	return Ending{Session: t.sessionLocked(e), Number: e.number, Conns: e.connections()}
+}
+
+// endedCheckLocked is when an ended entry has to be looked at next.
+func (t *Table) endedCheckLocked(e *entry) Instant {
+	if e.summed {
+		return e.until
+	}
+	return t.forgetAtLocked(e)
 }
 
 func (t *Table) rescheduleLocked(e *entry, at Instant) {
@@ -226,11 +245,17 @@ func (t *Table) rescheduleLocked(e *entry, at Instant) {
 	t.setAlarmLocked()
 }
 
-func (e *entry) timeoutEnd(now Instant, wall time.Time) End {
+// timeoutEndLocked is the end of a session whose time is up. That of an idle one is the same on every node
+// that knows the same of its activity.
+func (t *Table) timeoutEndLocked(e *entry, now Instant) End {
 	if now >= e.until {
-		return End{Reason: ReasonAbsolute, At: wall}
+		return End{Reason: ReasonAbsolute, At: t.cfg.Clock.Wall()}
 	}
-	return End{Reason: ReasonIdle, At: wall}
+	if t.cfg.OnChange == nil {
+		return End{Reason: ReasonIdle, At: t.cfg.Clock.Wall()}
+	}
+	last := max(e.published, e.born)
+	return End{Reason: ReasonIdle, At: time.Unix(0, e.created).Add(time.Duration(last-e.born) + e.idle).UTC()}
 }
 
 func (t *Table) ended(e Ending) {

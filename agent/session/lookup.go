@@ -51,12 +51,12 @@ func (t *Table) ByAddr(a netip.Addr) (Session, error) {
 
 func (t *Table) aliveLocked(e *entry) (Session, error) {
 	if e.ended != nil {
-		return e.session(), &EndedError{ID: e.id, End: *e.ended}
+		return t.sessionLocked(e), &EndedError{ID: e.id, End: *e.ended}
 	}
-	if now := t.cfg.Clock.Boot(); now >= e.endsAt() {
-		return e.session(), &EndedError{ID: e.id, End: e.timeoutEnd(now, t.cfg.Clock.Wall())}
+	if now := t.cfg.Clock.Boot(); now >= e.endsAt(0) {
+		return t.sessionLocked(e), &EndedError{ID: e.id, End: t.timeoutEndLocked(e, now)}
 	}
-	return e.session(), nil
+	return t.sessionLocked(e), nil
 }
 
 // Get returns the session with this text id, or with a unique prefix of it of at least four
@@ -81,7 +81,7 @@ func (t *Table) Get(prefix string) (Session, []*Connection, error) {
 	if found == nil {
 		return Session{}, nil, fmt.Errorf("session %q: %w", prefix, ErrNotFound)
 	}
-	return found.session(), found.connections(), nil
+	return t.sessionLocked(found), found.connections(), nil
 }
 
 // Entry is a session and the connections it has now.
@@ -96,7 +96,7 @@ func (t *Table) Select(sel Selector, ended bool) []Entry {
 	list := make([]Entry, 0, len(t.byID))
 	for _, e := range t.byID {
 		if e.ended == nil || ended {
-			list = append(list, Entry{e.session(), e.connections()})
+			list = append(list, Entry{t.sessionLocked(e), e.connections()})
 		}
 	}
 	t.mu.Unlock()

@@ -16,6 +16,7 @@ const (
 	ReasonPolicy      Reason = "policy-denied"    // policy no longer allows it
 	ReasonSuperseded  Reason = "superseded"       // a newer session took its place
 	ReasonWatermark   Reason = "watermark"        // created before a watermark
+	ReasonConflict    Reason = "conflict"         // nodes say different things of it that never change
 	ReasonLost        Reason = "state-lost"       // its kernel state was removed beneath the agent (kill --local)
 	ReasonUnavailable Reason = "enforcement-lost" // it could not be enforced any longer
 )
@@ -32,6 +33,8 @@ const (
 	ReasonTooMany         Reason = "too-many"          // a limit is reached
 	ReasonHandshake       Reason = "bad-handshake"     // TLS or preamble error
 	ReasonHandshakeTime   Reason = "handshake-timeout" // too slow
+	ReasonNotReady        Reason = "not-ready"         // this node has not compared its sessions with another yet
+	ReasonNoMajority      Reason = "no-majority"       // strict service: too few nodes of the cluster answer
 	ReasonUnknownService  Reason = "unknown-service"   // no service for this SNI
 	ReasonUpstreamRefused Reason = "upstream-refused"  // dial error
 	ReasonUpstreamTimeout Reason = "upstream-timeout"  // dial timeout

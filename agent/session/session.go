@@ -9,7 +9,7 @@ import (
 
 // Session is one sign-in of one identity, bound to one client key.
 //
-// Everything but Ended and LastActive is immutable after creation; deadlines only ever get
+// Everything but Ended, Published and LastActive is immutable after creation; deadlines only ever get
 // earlier. Values are copied out of the Table, never shared with it; the slices within are
 // not changed by anyone.
 type Session struct {
@@ -26,8 +26,17 @@ type Session struct {
 	// BindAddrs are source addresses admitted to plain listeners without a client key.
 	BindAddrs []netip.Addr `json:"bind_addrs,omitempty"`
 
+	// What nodes of a cluster have in common, in readings of Origin's clock: see Record. Ends is Until
+	// there; Published is the latest activity that all were told of, zero for none.
+	Origin     Origin     `json:"origin,omitzero"`
+	Born       OriginTime `json:"born,omitzero"`
+	Ends       OriginTime `json:"ends,omitzero"`
+	Published  OriginTime `json:"published,omitzero"`
+	Supersedes ID         `json:"supersedes,omitzero"` // the session whose connections this one took over
+	Extra      []byte     `json:"extra,omitempty"`
+
 	// Until is the absolute end on this host's CLOCK_BOOTTIME. IdleUntil is the end of the idle
-	// lease, or zero. LastActive is the last activity known.
+	// lease with its grace, or zero. LastActive is the last activity known.
 	Until      Instant `json:"-"`
 	IdleUntil  Instant `json:"-"`
 	LastActive Instant `json:"-"`

@@ -3,18 +3,21 @@
 package session
 
 import (
+	"bytes"
+	"cmp"
 	"container/heap"
 	"fmt"
 	"net/netip"
 	"sync"
 	"time"
+	"unique"
 )
 
 // Store keeps sessions across restarts. It is called without the table's lock, concurrently.
 // A later call for a session must win over an earlier one, and an end over everything.
 type Store interface {
-	// Save returns when the session is durable.
-	Save(Session) error
+	// Save returns when the sessions are durable; one call, one write to the disk.
+	Save(...Session) error
 	// SaveSoon and DeleteSoon do not block; a crash may lose them.
 	SaveSoon(Session)
 	DeleteSoon(ID)
@@ -31,12 +34,30 @@ type TableConfig struct {
 	// and must not block.
 	OnEnd  func(Ending)
 	OnMove func(id ID, number uint64)
+	// OnSupersede is called, as OnEnd is and before it, when a session takes over the connections of
+	// another, and with them its number.
+	OnSupersede func(Takeover)
+	// OnChange is called, as OnEnd is, with what other nodes must learn of: sessions that were created
+	// or ended here, and activity. Not with ends that every node comes to by itself, by the clock.
+	OnChange func(Record)
+	// Timebase translates what other nodes say; optional: without it the table knows this host alone.
+	Timebase Timebase
+	// Watermarks keeps watermarks as Store keeps sessions; optional.
+	Watermarks WatermarkStore
 	// MaxSessions and MaxConns limit live sessions, and connections of one session; zero means
 	// the defaults.
 	MaxSessions, MaxConns int
 	// Retention is how long an ended session is remembered, so that its user is told why.
 	Retention time.Duration
 }
+
+// WatermarkStore keeps watermarks across restarts.
+type WatermarkStore interface {
+	SaveWatermark(Watermark) error // returns when it is durable
+}
+
+// MaxLifetime is the longest time that a session may last: so long, what it is ended by is remembered.
+const MaxLifetime = 366 * 24 * time.Hour
 
 // Defaults of TableConfig.
 const (
@@ -50,6 +71,13 @@ type Ending struct {
 	Session Session
 	Number  uint64 // names the session in the kernel
 	Conns   []*Connection
+}
+
+// Takeover is a session that has just taken over the connections of another.
+type Takeover struct {
+	Old, New Session
+	Number   uint64 // New's from now on, and Old's until now
+	Conns    []*Connection
 }
 
 // Table holds the sessions of this host, their live connections and their deadlines. It is safe
@@ -66,6 +94,12 @@ type Table struct {
 	armed  Instant // what the alarm is set to
 	live   int
 	number uint64
+
+	self         unique.Handle[Origin]
+	grace        time.Duration // beyond the idle timeout: see SetIdleGrace
+	digest       Digest
+	supersededBy map[ID]*entry
+	watermarks   map[watermarkKey]Watermark
 }
 
 // NewTable returns an empty table.
@@ -85,13 +119,19 @@ func NewTable(cfg TableConfig) (*Table, error) {
 	if cfg.Retention == 0 {
 		cfg.Retention = DefaultRetention
 	}
+	if cfg.Timebase == nil {
+		cfg.Timebase = thisHost{}
+	}
 	return &Table{
-		cfg:    cfg,
-		byID:   map[ID]*entry{},
-		byKey:  map[Key]*entry{},
-		byAddr: map[netip.Addr]map[*entry]bool{},
-		people: map[[2]string]*person{},
-		number: FirstNumber(cfg.Clock.Boot()),
+		cfg:          cfg,
+		byID:         map[ID]*entry{},
+		byKey:        map[Key]*entry{},
+		byAddr:       map[netip.Addr]map[*entry]bool{},
+		people:       map[[2]string]*person{},
+		number:       FirstNumber(cfg.Clock.Boot()),
+		self:         unique.Make(cfg.Timebase.Self()),
+		supersededBy: map[ID]*entry{},
+		watermarks:   map[watermarkKey]Watermark{},
 	}, nil
 }
 
@@ -100,43 +140,41 @@ func NewTable(cfg TableConfig) (*Table, error) {
 // that an earlier one can have given out.
 func FirstNumber(now Instant) uint64 { return uint64(now) / uint64(time.Microsecond) }
 
-// Create adds a session that starts now, durably, and returns it. It sets Created, Deadline,
-// Until and the idle lease from absolute and idle (zero idle: never). The session's ID may be
-// preset. Returns ErrTooMany when the table is full, ErrKeyInUse when the key has a live session,
-// or the store's error; nothing is added then.
+// Create adds a session that starts now, durably, and returns it. It sets all instants from absolute
+// and idle (zero idle: never). The session's ID may be preset. With Supersedes, the session
+// takes over the connections of that one, which must live and be of the same key and identity. Returns
+// ErrTooMany when the table is full, ErrKeyInUse when the key has another live session, or the
+// store's error; nothing is added then.
 func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 	if s.Key.IsZero() || s.Identity.Subject == "" || absolute <= 0 {
 		return Session{}, fmt.Errorf("create session: key, subject and a positive absolute timeout are required")
+	}
+	if absolute > MaxLifetime {
+		return Session{}, fmt.Errorf("create session: %v is too long, a session lasts at most %v", absolute, MaxLifetime)
 	}
 	now, wall := t.cfg.Clock.Boot(), t.cfg.Clock.Wall()
 	if s.ID.IsZero() {
 		s.ID = NewID()
 	}
 	s.Created, s.Deadline, s.Until = wall, wall.Add(absolute), now.Add(absolute)
+	s.Origin, s.Born, s.Ends, s.Published = t.cfg.Timebase.Self(), OriginTime(now), OriginTime(s.Until), 0
 	s.LastActive, s.IdleUntil, s.Ended = now, 0, nil
-	if s.IdleTimeout > 0 {
-		s.IdleUntil = now.Add(s.IdleTimeout)
-	}
-	if err := t.add(s); err != nil {
+	after, err := t.add(s)
+	if err != nil {
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
 	if err := t.save(s); err != nil {
 		t.forget(s.ID)
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
-	return s, nil
+	after.finish(t)
+	t.changed(s.ID)
+	return t.byIDAsItIs(s.ID), nil
 }
 
 // Restore adds a session that the store knew. Sessions whose end has passed are added as ended.
 // Call it before Run.
 func (t *Table) Restore(s Session) error {
-	if s.IdleTimeout > 0 && s.IdleUntil == 0 {
-		s.IdleUntil = s.LastActive.Add(s.IdleTimeout)
-	}
-	return t.add(s)
-}
-
-func (t *Table) add(s Session) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byID[s.ID] != nil {
@@ -145,30 +183,77 @@ func (t *Table) add(s Session) error {
 	if s.Ended == nil && t.live >= t.cfg.MaxSessions {
 		return fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
-	old := t.byKey[s.Key]
-	if old != nil && old.ended == nil {
-		return fmt.Errorf("client key: %w (session %s)", ErrKeyInUse, old.id.Short())
+	t.insertLocked(s)
+	return nil
+}
+
+// add adds a session that was created here. What is left to do when it is durable is returned.
+func (t *Table) add(s Session) (*aftermath, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID[s.ID] != nil {
+		return nil, fmt.Errorf("session %s: %w", s.ID.Short(), ErrExists)
 	}
+	if t.live >= t.cfg.MaxSessions {
+		return nil, fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
+	}
+	if w, ok := t.belowLocked(&s); ok {
+		return nil, fmt.Errorf("%w: %s", ErrWatermark, w.End.Reason)
+	}
+	if old := t.byKey[s.Key]; old != nil && old.ended == nil && old.id != s.Supersedes {
+		return nil, fmt.Errorf("client key: %w (session %s)", ErrKeyInUse, old.id.Short())
+	}
+	if old := t.byID[s.Supersedes]; !s.Supersedes.IsZero() && (old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity)) {
+		return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
+	}
+	t.insertLocked(s)
+	return &aftermath{followed: s.Supersedes}, nil
+}
+
+// foundBefore reports whether the key of two sessions finds e rather than old: the one that lives, else the
+// later; on every node the same. One that waits to take over from old is not found yet.
+func (e *entry) foundBefore(old *entry) bool {
+	if live := e.ended == nil; live != (old.ended == nil) {
+		return live
+	}
+	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
+		return false
+	}
+	return cmp.Or(cmp.Compare(e.created, old.created), bytes.Compare(e.id[:], old.id[:])) > 0
+}
+
+// insertLocked adds a session as it is.
+func (t *Table) insertLocked(s Session) *entry {
 	t.number++
 	e := &entry{
-		id: s.ID, key: s.Key, identity: t.internLocked(s.Identity), method: s.Method,
-		created: s.Created.UnixNano(), deadline: s.Deadline.UnixNano(), idle: s.IdleTimeout, bindAddrs: s.BindAddrs,
-		until: s.Until, idleUntil: s.IdleUntil, lastActive: s.LastActive, ended: s.Ended, number: t.number,
+		id: s.ID, key: s.Key, method: unique.Make(s.Method), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
+		idle: s.IdleTimeout, rare: newRare(&s), origin: unique.Make(s.Origin), born: s.Born, ends: s.Ends, published: s.Published,
+		until: s.Until, lastActive: s.LastActive, ended: s.Ended, number: t.number,
 	}
 	t.byID[e.id] = e
-	if old == nil || s.Ended == nil || old.created < s.Created.UnixNano() {
-		t.byKey[e.key] = e
+	if !e.key.IsZero() {
+		e.identity = t.internLocked(s.Identity)
+		if old := t.byKey[e.key]; old == nil || e.foundBefore(old) {
+			t.byKey[e.key] = e
+		}
 	}
-	e.check = e.endsAt()
+	if !s.Supersedes.IsZero() {
+		t.supersededBy[s.Supersedes] = e
+	}
+	now := t.cfg.Clock.Boot()
+	if e.until > now {
+		t.toggleLocked(e)
+	}
 	if e.ended != nil {
-		e.check = t.forgetAtLocked(e)
+		e.check = t.endedCheckLocked(e)
 	} else {
 		t.live++
 		t.bindLocked(e)
+		e.check = t.nextCheckLocked(e, now)
 	}
 	heap.Push(&t.queue, e)
 	t.setAlarmLocked()
-	return nil
+	return e
 }
 
 // person is an identity that sessions share as long as it says the same in them.
@@ -196,7 +281,10 @@ func (t *Table) releaseLocked(p *person) {
 }
 
 func (t *Table) bindLocked(e *entry) {
-	for _, a := range e.bindAddrs {
+	if e.rare == nil {
+		return
+	}
+	for _, a := range e.rare.bindAddrs {
 		if t.byAddr[a] == nil {
 			t.byAddr[a] = map[*entry]bool{}
 		}
@@ -205,7 +293,10 @@ func (t *Table) bindLocked(e *entry) {
 }
 
 func (t *Table) unbindLocked(e *entry) {
-	for _, a := range e.bindAddrs {
+	if e.rare == nil {
+		return
+	}
+	for _, a := range e.rare.bindAddrs {
 		delete(t.byAddr[a], e)
 		if len(t.byAddr[a]) == 0 {
 			delete(t.byAddr, a)
@@ -230,11 +321,20 @@ func (t *Table) forgetAtLocked(e *entry) Instant {
 	return max(e.until, t.cfg.Clock.Boot()).Add(t.cfg.Retention)
 }
 
-func (t *Table) save(s Session) error {
-	if t.cfg.Store == nil {
+func (t *Table) save(list ...Session) error {
+	if t.cfg.Store == nil || len(list) == 0 {
 		return nil
 	}
-	return t.cfg.Store.Save(s)
+	return t.cfg.Store.Save(list...)
+}
+
+func (t *Table) byIDAsItIs(id ID) Session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.byID[id]; e != nil {
+		return t.sessionLocked(e)
+	}
+	return Session{}
 }
 
 func (t *Table) forget(id ID) {
@@ -246,15 +346,23 @@ func (t *Table) forget(id ID) {
 }
 
 func (t *Table) removeLocked(e *entry) {
+	if e.summed {
+		t.toggleLocked(e)
+	}
 	delete(t.byID, e.id)
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)
+	}
+	if e.rare != nil && t.supersededBy[e.rare.supersedes] == e {
+		delete(t.supersededBy, e.rare.supersedes)
 	}
 	if e.ended == nil {
 		t.live--
 		t.unbindLocked(e)
 	}
-	t.releaseLocked(e.identity)
+	if e.identity != nil {
+		t.releaseLocked(e.identity)
+	}
 	heap.Remove(&t.queue, e.index)
 	t.setAlarmLocked()
 }

@@ -29,14 +29,16 @@ type memoryStore struct {
 	fail  error
 }
 
-func (m *memoryStore) Save(s Session) error {
+func (m *memoryStore) Save(list ...Session) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
 		return m.fail
 	}
-	if old, ok := m.saved[s.ID]; !ok || old.Ended == nil {
-		m.saved[s.ID] = s
+	for _, s := range list {
+		if old, ok := m.saved[s.ID]; !ok || old.Ended == nil {
+			m.saved[s.ID] = s
+		}
 	}
 	return nil
 }
@@ -114,7 +116,8 @@ func (h *harness) create(t *testing.T, n byte, absolute, idle time.Duration) Ses
 
 func (h *harness) attach(t *testing.T, s Session) *Connection {
 	t.Helper()
-	c := &Connection{Session: s.ID, Service: "db"}
+	c := NewConnection(s.ID)
+	c.Service = "db"
 	if _, _, err := h.Attach(c); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +144,7 @@ func TestAbsoluteDeadlineFiresAtItsInstant(t *testing.T) {
 		if _, err := h.ByKey(s.Key); !errors.As(err, &over) || over.End.Reason != ReasonAbsolute {
 			t.Fatalf("after the deadline: %v", err)
 		}
-		if _, _, err := h.Attach(&Connection{Session: s.ID}); !errors.As(err, &over) {
+		if _, _, err := h.Attach(NewConnection(s.ID)); !errors.As(err, &over) {
 			t.Fatalf("attach after the end: %v", err)
 		}
 	})
@@ -207,7 +210,7 @@ func TestIdle(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHarness(t)
 				s := h.create(t, 1, time.Hour, idle)
-				c := &Connection{Session: s.ID}
+				c := NewConnection(s.ID)
 				c.Activity.Both = tt.both
 				var client Instant
 				c.Activity.LastPayload = func(l Leg) Instant {
@@ -263,7 +266,7 @@ func TestStoredTimestampsKeepASessionAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t)
 		s := h.create(t, 1, time.Hour, 20*time.Second)
-		c := &Connection{Session: s.ID}
+		c := NewConnection(s.ID)
 		c.Activity.LastPayload = func(Leg) Instant { return h.clock.Boot().Add(-5 * time.Second) }
 		if _, _, err := h.Attach(c); err != nil {
 			t.Fatal(err)
@@ -356,7 +359,7 @@ func TestCreateRefuses(t *testing.T) {
 			t.Errorf("full table: %v", err)
 		}
 		h.attach(t, s)
-		if _, _, err := h.Attach(&Connection{Session: s.ID}); !errors.Is(err, ErrTooMany) {
+		if _, _, err := h.Attach(NewConnection(s.ID)); !errors.Is(err, ErrTooMany) {
 			t.Errorf("connections: %v", err)
 		}
 		if _, err := h.End(s.ID, End{Reason: ReasonLogout}); err != nil {

@@ -84,7 +84,8 @@ func decode(b []byte) (record, error) {
 	if err := json.Unmarshal(b[4:], &r); err != nil {
 		return r, fmt.Errorf("%w: a record: %w", ErrCorrupt, err)
 	}
-	if r.ID.IsZero() || r.Key.IsZero() || r.Identity.Subject == "" || r.Deadline.IsZero() {
+	tombstone := r.Key.IsZero() && r.Ended != nil
+	if r.ID.IsZero() || r.Deadline.IsZero() || !tombstone && (r.Key.IsZero() || r.Identity.Subject == "") {
 		return r, fmt.Errorf("%w: a record lacks its id, key, subject or deadline", ErrCorrupt)
 	}
 	return r, nil

@@ -34,11 +34,16 @@ var ErrCorrupt = errors.New("the session file is damaged")
 var (
 	bucketSessions = []byte("sessions")
 	bucketMeta     = []byte("meta")
+	bucketMarks    = []byte("watermarks")
 	keyFormat      = []byte("format")
 	keyWall        = []byte("wall") // latest wall clock seen
 )
 
-const format = "curfew-sessions-1"
+// format is of what is written. What oldFormat is of can be read too: it knows no clusters.
+const (
+	format    = "curfew-sessions-2"
+	oldFormat = "curfew-sessions-1"
+)
 
 // flushInterval is how long SaveSoon and DeleteSoon may take to reach the file.
 const flushInterval = time.Second
@@ -118,8 +123,11 @@ func (s *Store) prepare() error {
 		if _, err := tx.CreateBucketIfNotExists(bucketSessions); err != nil {
 			return err
 		}
+		if _, err := tx.CreateBucketIfNotExists(bucketMarks); err != nil {
+			return err
+		}
 		switch have := meta.Get(keyFormat); {
-		case have == nil:
+		case have == nil, string(have) == oldFormat:
 			return meta.Put(keyFormat, []byte(format))
 		case string(have) != format:
 			return fmt.Errorf("it is of format %q, this agent writes %q: use the agent that wrote it", have, format)
@@ -134,21 +142,33 @@ func (s *Store) prepare() error {
 
 // Save implements session.Store. An end that the file does not take (a full disk) goes to the
 // journal, whose space is reserved: Save succeeds then, since a restart will know.
-func (s *Store) Save(v session.Session) error {
-	s.forgetPending(v)
-	err := s.db.Batch(func(tx *bbolt.Tx) error { return s.put(tx, v) })
+func (s *Store) Save(list ...session.Session) error {
+	for _, v := range list {
+		s.forgetPending(v)
+	}
+	err := s.db.Batch(func(tx *bbolt.Tx) error {
+		for _, v := range list {
+			if err := s.put(tx, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err == nil {
 		return nil
 	}
 	err = fmt.Errorf("write %s: %w", s.db.Path(), err)
-	if v.Ended == nil {
-		return err
+	var lost []error
+	for _, v := range list {
+		if v.Ended == nil {
+			lost = append(lost, err)
+		} else if jerr := s.journal.add(v.ID); jerr != nil {
+			lost = append(lost, err, jerr)
+		} else {
+			s.SaveSoon(v)
+		}
 	}
-	if jerr := s.journal.add(v.ID); jerr != nil {
-		return errors.Join(err, jerr)
-	}
-	s.SaveSoon(v)
-	return nil
+	return errors.Join(lost...)
 }
 
 // forgetPending drops what is waiting for the session and is older than v.

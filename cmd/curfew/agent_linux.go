@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +26,7 @@ func (a *app) platformCmds() []*cobra.Command {
 }
 
 func (a *app) newAgentCmd() *cobra.Command {
-	var config, level, format string
+	var config, level, format, join, joinFile string
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent: enforce, and serve what the configuration says",
@@ -35,25 +36,49 @@ cgroup of its own, that talks to the network.
 
 SIGTERM lets connections end by themselves for the configured drain timeout, then
 ends them; a second one does so at once. SIGHUP takes a changed configuration into
-service, if nothing is wrong with it.`,
+service, if nothing is wrong with it.
+
+With --join it becomes a node of the cluster that the token is for; once it is one, the
+token is not looked at any more.`,
 		Example: `  curfew config check /etc/curfew/curfew.yaml && curfew agent
-  curfew agent --config ./curfew.yaml --log-format text --log-level debug`,
+  curfew agent --config ./curfew.yaml --log-format text --log-level debug
+  curfew agent --join-file /run/secrets/curfew-token`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := newLogger(level, format)
 			if err != nil {
 				return err
 			}
+			token, err := joinToken(join, joinFile)
+			if err != nil {
+				return err
+			}
 			// Signals are the agent's own affair: the first one drains.
 			return agent.Run(context.WithoutCancel(c.Context()), agent.Options{
-				ConfigPath: config, Log: log.With("process", "enforcer"),
+				ConfigPath: config, Join: token, Log: log.With("process", "enforcer"),
 				ProxyArgs: []string{proxyVerb, "--log-level", level, "--log-format", format},
 			})
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", defaultConfig, "the configuration file")
+	cmd.Flags().StringVar(&join, "join", os.Getenv("CURFEW_JOIN"), "join the cluster that this token is for (or set CURFEW_JOIN)")
+	cmd.Flags().Lookup("join").DefValue = "" // the token is a secret
+	cmd.Flags().StringVar(&joinFile, "join-file", "", "the same, with the token in a file, where the list of processes does not show it")
+	cmd.MarkFlagsMutuallyExclusive("join", "join-file")
 	logFlags(cmd, &level, &format)
 	return cmd
+}
+
+// joinToken returns the token to join with, if there is one.
+func joinToken(token, file string) (string, error) {
+	if file == "" {
+		return token, nil
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", hint(fmt.Errorf("--join-file: %w", err), "write the output of `curfew cluster token` there")
+	}
+	return strings.TrimSpace(string(content)), nil
 }
 
 func (a *app) newProxyCmd() *cobra.Command {

@@ -35,6 +35,7 @@ type scriptAgent struct {
 	mu       sync.Mutex
 	left     int
 	unproven bool
+	silent   bool // a node of the cluster
 	killed   api.KillRequest
 	created  api.CreateSessionRequest
 }
@@ -61,7 +62,7 @@ func startAgent(env *testscript.Env) error {
 // serveAgent starts a control server with a made-up agent; the caller stops it.
 func serveAgent(socket string) (*scriptAgent, error) {
 	a := &scriptAgent{socket: socket, events: control.NewEvents(16)}
-	srv, err := control.New(control.Config{View: a, Actor: a, Health: a, Events: a.events, Log: slog.New(slog.DiscardHandler)})
+	srv, err := control.New(control.Config{View: a, Actor: a, Health: a, Cluster: a, Events: a.events, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +96,8 @@ func agentCmd(ts *testscript.TestScript, _ bool, args []string) {
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		a.left = n
+	case "silent":
+		a.silent = true
 	case "unproven":
 		a.unproven = true
 	case "event":
@@ -206,6 +209,9 @@ func (a *scriptAgent) Kill(_ context.Context, req api.KillRequest, _ string) (ap
 	res.Destroyed = 1 - a.left
 	res.Left = a.left
 	res.Verified = !a.unproven && a.left == 0
+	if a.silent {
+		res.Nodes = a.killedNodes(req)
+	}
 	switch {
 	case req.DryRun:
 		res.Destroyed, res.Connections[0].Outcome = 0, api.OutcomeMatched
@@ -213,6 +219,44 @@ func (a *scriptAgent) Kill(_ context.Context, req api.KillRequest, _ string) (ap
 		res.Connections[0].Outcome, res.Connections[0].Error = api.OutcomeLeft, "operation not permitted"
 	}
 	return res, nil
+}
+
+func (a *scriptAgent) killedNodes(req api.KillRequest) []api.KilledNode {
+	other := api.KillSilent
+	if req.NoWait {
+		other = api.KillSent
+	}
+	return []api.KilledNode{
+		{Name: "node1", State: api.KillAcknowledged, Destroyed: 1, Took: api.Seconds(912345), Verified: true},
+		{Name: "node2", State: api.KillAcknowledged, Acknowledged: api.Seconds(2 * time.Millisecond), Destroyed: 3, Took: api.Seconds(time.Millisecond), Verified: true},
+		{Name: "node3", State: other},
+	}
+}
+
+func (a *scriptAgent) Nodes() api.ClusterInfo {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	info := api.ClusterInfo{ID: "c7", Node: "node1", Ready: true, Majority: !a.silent, Nodes: []api.NodeInfo{
+		{Name: "node2", Address: "10.0.0.2:7946", State: api.NodeAlive, Version: "v1", Sessions: 3, Connections: 2, RoundTrip: api.Seconds(412 * time.Microsecond),
+			ClockError: api.Seconds(206 * time.Microsecond), WallOffset: api.Seconds(-2 * time.Hour), Compared: time.Now()},
+		{Name: "node1", Self: true, Address: "10.0.0.1:7946", State: api.NodeAlive, Version: "v1", Sessions: 3, Connections: 1},
+	}}
+	if a.silent {
+		info.Since, info.Suspended = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), []string{"db"}
+		info.Nodes[0].State, info.Nodes[0].Since = api.NodeDead, time.Now().Add(-150*time.Second)
+	}
+	return info
+}
+
+func (a *scriptAgent) Token(_ context.Context, req api.TokenRequest, _ string) (api.TokenResult, error) {
+	return api.TokenResult{Token: fmt.Sprintf("curfew-join-1.%d-%v-%v", req.Uses, req.TTL, req.Replace), Expires: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, nil
+}
+
+func (a *scriptAgent) Change(_ context.Context, req api.ClusterChange, _ string) error {
+	if req.Remove == "nobody" {
+		return &api.Error{Code: api.CodeNotFound, Message: "there is no node nobody", Hint: "list them with: curfew nodes"}
+	}
+	return nil
 }
 
 func (a *scriptAgent) CreateSession(_ context.Context, req api.CreateSessionRequest, _ string) (api.CreateSessionResult, error) {

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +19,7 @@ func (a *app) newKillCmd() *cobra.Command {
 	var req api.KillRequest
 	var local bool
 	var which glass
+	wait := 5 * time.Second
 	cmd := &cobra.Command{
 		Use:   "kill [SESSION]",
 		Short: "End sessions now, with all their connections, and prove it",
@@ -24,8 +27,11 @@ func (a *app) newKillCmd() *cobra.Command {
 list the sockets and say what was found. SESSION is an ID or the beginning of one; the
 selectors narrow each other, and --all is needed to end everything.
 
+In a cluster the sessions end on every node, and each says what it destroyed. Nodes that
+cannot be reached learn of it when they come back; they are named.
+
 The exit code is 0 only if nothing is left: 1 if nothing matched, 3 if something could
-not be killed or nobody could verify that it was.
+not be killed, nobody could verify that it was, or a node was silent.
 
 With --local (root), sessions are ended through the objects in the kernel, without
 asking the agent: for when it hangs.`,
@@ -33,12 +39,18 @@ asking the agent: for when it hangs.`,
   curfew kill --subject alice --reason "laptop stolen"
   curfew kill --service db --where 'connections.exists(c, now - c.opened > duration("8h"))'
   curfew kill --group contractors --dry-run
+  curfew kill --all --wait 30s      # nodes may take that long to answer
+  curfew kill 4n6q2x --no-wait      # do not wait for them at all
   curfew kill --local --all`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				req.Session = args[0]
 			}
+			if wait <= 0 {
+				return usage("--wait must be above zero; to wait for no node: --no-wait")
+			}
+			req.Patience = api.Seconds(wait)
 			return a.kill(c.Context(), req, local, which)
 		},
 	}
@@ -50,6 +62,9 @@ asking the agent: for when it hangs.`,
 	f.BoolVar(&req.All, "all", false, "every session")
 	f.StringVar(&req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
 	f.BoolVar(&req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
+	f.DurationVar(&wait, "wait", wait, "how long other nodes of the cluster may take to answer")
+	f.BoolVar(&req.NoWait, "no-wait", false, "do not wait for other nodes of the cluster")
+	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
 	f.BoolVar(&local, "local", false, "without the agent, by the kernel's objects alone")
 	f.StringVar(&which.run, "run", defaultRun, "with --local: the agent's run directory")
 	f.StringVar(&which.instance, "instance", "", "with --local: the agent's name, where several are on this host")
@@ -57,7 +72,7 @@ asking the agent: for when it hangs.`,
 }
 
 func (a *app) kill(ctx context.Context, req api.KillRequest, local bool, which glass) error {
-	switch others := (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun}); {
+	switch others := (api.KillRequest{All: true, Reason: req.Reason, DryRun: req.DryRun, NoWait: req.NoWait, Patience: req.Patience}); {
 	case req.Empty():
 		return &hinted{err: errors.New("nothing is selected"), code: exitUsage,
 			hint: "name a session, --subject, --group, --service or --where; --all ends every session"}
@@ -102,6 +117,28 @@ func verdict(res api.KillResult) error {
 		return &hinted{err: errors.New("the kill could not be verified"), code: exitLeft,
 			hint: "see `curfew doctor` for what this host can prove"}
 	}
+	return nodesVerdict(res.Nodes)
+}
+
+// nodesVerdict is nil only if every node has proved its part, or was not to be waited for.
+func nodesVerdict(nodes []api.KilledNode) error {
+	var silent, unproven []string
+	for _, n := range nodes {
+		switch {
+		case n.State == api.KillSilent:
+			silent = append(silent, n.Name)
+		case n.State != api.KillSent && (n.State != api.KillAcknowledged || n.Left > 0 || !n.Verified):
+			unproven = append(unproven, n.Name)
+		}
+	}
+	switch {
+	case len(silent) > 0:
+		return &hinted{err: fmt.Errorf("no answer from %s", strings.Join(silent, ", ")), code: exitLeft,
+			hint: "it ends the sessions as soon as it hears of it, and at their deadlines in any case; at once, on that node: curfew kill --local"}
+	case len(unproven) > 0:
+		return &hinted{err: fmt.Errorf("not proven on %s", strings.Join(unproven, ", ")), code: exitLeft,
+			hint: "look there with: curfew connections"}
+	}
 	return nil
 }
 
@@ -131,8 +168,26 @@ func (a *app) printKill(res api.KillResult) error {
 		return nil
 	}
 	fmt.Fprintf(a.out, "ended %s in %s: %s\n", sessions, precise(res.Took.Duration()), strings.Join(outcomes(res), ", "))
-	_, err := fmt.Fprintf(a.out, "check: %s (by %s)\n", check(res), strings.Join(res.Layers, ", "))
-	return err
+	fmt.Fprintf(a.out, "check: %s (by %s)\n", check(res), strings.Join(res.Layers, ", "))
+	return a.printKilledNodes(res.Nodes)
+}
+
+func (a *app) printKilledNodes(nodes []api.KilledNode) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	t := newTable(a.out, "NODE", "STATE", "AFTER", "DESTROYED", "GONE", "LEFT", "TOOK", "CHECK")
+	for _, n := range nodes {
+		proof := ""
+		switch {
+		case n.Error != "":
+			proof = n.Error
+		case n.Verified:
+			proof = "none left"
+		}
+		t.row(n.Name, n.State, orNone(n.Acknowledged), strconv.Itoa(n.Destroyed), strconv.Itoa(n.Gone), strconv.Itoa(n.Left), orNone(n.Took), proof)
+	}
+	return t.flush()
 }
 
 func outcomes(res api.KillResult) []string {

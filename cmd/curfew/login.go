@@ -22,8 +22,9 @@ const agentEnv = "CURFEW_AGENT"
 
 // loginFlags is what login is told.
 type loginFlags struct {
-	provider, fingerprint              string
-	noBrowser, acceptNew, forget, bind bool
+	provider, fingerprint        string
+	noBrowser, acceptNew, forget bool
+	bind, extend                 bool
 }
 
 func (a *app) newLoginCmd() *cobra.Command {
@@ -35,11 +36,16 @@ func (a *app) newLoginCmd() *cobra.Command {
 this machine, in files that psql, redis-cli and others can use. Without HOST it is the
 agent of the last time, or that in $` + agentEnv + `.
 
+With --extend the session that you have is followed by a new one without a cut: you sign
+in anew with its key, and its connections go on under the new session, with the new
+time limit.
+
 The first time, the agent's certificate must be one that this system trusts; or you
 compare its fingerprint with what the operator has told you. Later a changed key is
 refused.`,
 		Example: `  curfew login db.example.com
   curfew login db.example.com --fingerprint sha256:4f1c...
+  curfew login --extend
   curfew login --no-browser`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -52,6 +58,7 @@ refused.`,
 	flags.BoolVar(&f.acceptNew, "accept-new", false, "do not ask about an agent that is seen for the first time")
 	flags.BoolVar(&f.forget, "forget", false, "forget the agent's old key: the operator has confirmed a new one")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the page's address instead of opening it")
+	flags.BoolVar(&f.extend, "extend", false, "extend the session at hand: its connections go on")
 	flags.BoolVar(&f.bind, "bind-address", false, "also admit this host's address to the agent's plain listeners")
 	return cmd
 }
@@ -73,7 +80,7 @@ func (a *app) login(ctx context.Context, host string, f loginFlags) error {
 	if err != nil {
 		return err
 	}
-	how := client.LoginConfig{Agent: agent, Provider: f.provider, Progress: a.err, BindAddress: f.bind}
+	how := client.LoginConfig{Agent: agent, Provider: f.provider, Progress: a.err, BindAddress: f.bind, Extend: f.extend}
 	if !f.noBrowser {
 		how.OpenBrowser = client.OpenBrowser
 	}

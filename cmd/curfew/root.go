@@ -64,6 +64,8 @@ verified, 4 the session has ended.`,
 		a.newConnectionsCmd(),
 		a.newEventsCmd(),
 		a.newKillCmd(),
+		a.newNodesCmd(),
+		a.newClusterCmd(),
 		a.newConfigCmd(),
 		a.newVersionCmd(),
 	)

@@ -307,6 +307,39 @@ func TestEveryClientIsCutAtTheDeadline(t *testing.T) {
 	}
 }
 
+// Who signs in again with the same key goes on without a cut, up to the new deadline.
+func TestEveryClientGoesOnWhenTheSessionIsExtended(t *testing.T) {
+	d := newDesk(t, "{absolute_timeout: 8s}")
+	u := newUser(t, d.Agent, "alice")
+	old := u.login(t)
+	running := d.openEverything(t, u)
+	next := u.login(t, "--extend")
+	if next.ID == old.ID || next.Left.Duration() < 7*time.Second {
+		t.Fatalf("extended to %+v", next)
+	}
+	if got := d.MustCurfew(t, "sessions", "show", old.ID.String()).Stdout; !strings.Contains(got, "superseded") {
+		t.Errorf("the old session:\n%s", got)
+	}
+	for _, e := range running {
+		select {
+		case how := <-e.ends:
+			if left := time.Until(next.Deadline); left > time.Second/2 {
+				t.Errorf("%s was cut %v before the new deadline: %s", e.name, left, how)
+			}
+		case <-time.After(harness.Patience):
+			t.Fatalf("%s was not cut", e.name)
+		}
+	}
+	if late := time.Since(next.Deadline); late < 0 {
+		t.Errorf("all were cut %v before the new deadline", -late)
+	}
+	d.refusedEverywhere(t, u)
+	mallory := newUser(t, d.Agent, "bob")
+	if out, err := mallory.command(t, "login", d.Gateway, "--no-browser", "--accept-new", "--extend").CombinedOutput(); err == nil || !strings.Contains(string(out), "curfew login") {
+		t.Errorf("extended without a session: %v\n%s", err, out)
+	}
+}
+
 // The same with an operator's kill, and with a sign-out.
 func TestEveryClientIsCutByKillAndLogout(t *testing.T) {
 	d := newDesk(t, "{absolute_timeout: 1h}")

@@ -69,6 +69,8 @@ type Config struct {
 	Gateway string
 	// Netns is the network namespace that the agent runs in; nil: the test's own. Set by Start.
 	Netns *os.File
+	// Args are more arguments for the agent.
+	Args []string
 	// Under is a program that runs the agent by exec, with its arguments: ip netns exec, env.
 	Under []string
 }
@@ -82,6 +84,7 @@ type Agent struct {
 	Control *control.Client
 
 	under []string
+	args  []string
 	netns *os.File
 	proc  *peers.Process
 }
@@ -104,7 +107,7 @@ func Start(t testing.TB, c Config) *Agent {
 	if a.Gateway == "" {
 		a.Gateway = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
 	}
-	a.netns, a.under = c.Netns, c.Under
+	a.netns, a.under, a.args = c.Netns, c.Under, c.Args
 	a.Control = control.NewClient(a.Socket)
 	a.Configure(t, c)
 	a.Run(t)
@@ -131,11 +134,18 @@ func (a *Agent) State() string { return filepath.Join(a.Dir, "state") }
 // It is stopped, in order, when the test ends.
 func (a *Agent) Run(t testing.TB) {
 	t.Helper()
+	a.Launch(t)
+	a.WaitReady(t)
+}
+
+// Launch is Run without the wait.
+func (a *Agent) Launch(t testing.TB) {
+	t.Helper()
 	args := append(append([]string{}, a.under...), Binary(t), "agent", "--config", a.ConfigPath(), "--log-format", "text", "--log-level", "debug")
+	args = append(args, a.args...)
 	cmd := exec.Command(args[0], args[1:]...)
 	a.proc = a.start(t, cmd)
 	t.Cleanup(func() { a.Stop(t) }) // before the process would be killed
-	a.WaitReady(t)
 }
 
 // start starts cmd in the agent's network namespace, which it inherits from the thread.

@@ -48,8 +48,9 @@ var ours = map[string][]string{
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
 		"agent/control", "agent/identity", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "gossip/clock", "proxy",
 	},
+	"lab": {},
 	"demo": {
-		"client", "agent/demoidp", "bpf", "agent/hostclock", "agent/servercert", "agent/session", "agent/api", "agent/control",
+		"lab", "client", "agent/demoidp", "bpf", "agent/hostclock", "agent/servercert", "agent/session", "agent/api", "agent/control",
 	},
 	"cmd/curfew": {
 		"agent", "client", "demo", // and what their interfaces are made of

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -48,7 +49,10 @@ PidFile none
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := Start(t, exec.Command(Find(t, "/usr/sbin/sshd"), "-D", "-e", "-f", file))
+	cmd := exec.Command(Find(t, "/usr/sbin/sshd"), "-D", "-e", "-f", file)
+	// In a process namespace of its own, so that what users run there ends with the server.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	p := Start(t, cmd)
 	p.WaitDial(t, loopback(port))
 	me, err := user.Current()
 	if err != nil {

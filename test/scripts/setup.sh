@@ -16,7 +16,7 @@ declare -A packages=(
 	[psql]=postgresql-client [/usr/lib/postgresql/*/bin/postgres]=postgresql
 	[redis-server]=redis-server [redis-cli]=redis-tools
 	[ssh]=openssh-client [/usr/sbin/sshd]=openssh-server
-	[/usr/sbin/ip]=iproute2 [ss]=iproute2 [setpriv]=util-linux
+	[/usr/sbin/ip]=iproute2 [/usr/sbin/nft]=nftables [ss]=iproute2 [setpriv]=util-linux
 	[openssl]=openssl [python3]=python3-minimal [npm]=npm
 )
 case "${1:-}" in

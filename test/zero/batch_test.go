@@ -20,14 +20,15 @@ import (
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/bpf"
+	"github.com/curfew-proxy/curfew/lab"
 	"github.com/curfew-proxy/curfew/test/harness"
 )
 
 // fixture is the agent between its two neighbours, and those who watch it.
 type fixture struct {
 	t        *testing.T
-	client   host
-	host     host // the agent's
+	client   *lab.Host
+	host     *lab.Host // the agent's
 	upstream *server
 	agent    *harness.Agent
 	capture  *capture
@@ -38,12 +39,12 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, upstream: &server{waiting: map[uint64]chan *net.TCPConn{}}}
-	var far host
+	var far *lab.Host
 	f.client, f.host, far = network(t)
 	var services strings.Builder
 	for _, family := range families {
 		to := net.JoinHostPort(upstreamAddr[family], "9000")
-		go f.upstream.serve(far.listen(t, to))
+		go f.upstream.serve(listen(t, far, to))
 		fmt.Fprintf(&services, "  - {name: v%d, upstream: %q, allow: 'true', listen: [%q], plain_listen: [%q]}\n", family, to,
 			class{transport: overTLS, family: family}.address(), class{transport: spliced, family: family}.address())
 	}

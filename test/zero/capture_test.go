@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/lab"
 )
 
 // packet is a captured TCP segment that is no reset.
@@ -66,10 +67,10 @@ var onlyTCP = []unix.SockFilter{
 // skfProtocol is where a filter finds the link layer's protocol (SKF_AD_OFF + SKF_AD_PROTOCOL).
 const skfProtocol = 0xfffff000
 
-func startCapture(t *testing.T, h host) *capture {
+func startCapture(t *testing.T, h *lab.Host) *capture {
 	t.Helper()
 	c := &capture{packets: map[flow][]packet{}, done: make(chan struct{})}
-	if err := h.do(c.open); err != nil {
+	if err := h.Do(c.open); err != nil {
 		t.Fatalf("capture: %v", err)
 	}
 	c.offset = clockOffset()

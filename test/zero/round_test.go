@@ -144,7 +144,7 @@ func (r *round) connect(f *fixture, rnd *rand.Rand, stop session.Instant, idleTi
 
 // dial connects and tells the upstream the round's number. conn is tcp, or TLS over it.
 func (r *round) dial(f *fixture) (tcp *net.TCPConn, conn net.Conn, err error) {
-	if tcp, err = f.client.dial(r.from, r.address()); err != nil {
+	if tcp, err = f.client.Dial(r.from.String(), r.address(), patience); err != nil {
 		return nil, nil, err
 	}
 	conn = tcp

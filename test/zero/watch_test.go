@@ -16,6 +16,7 @@ import (
 
 	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/bpf"
+	"github.com/curfew-proxy/curfew/lab"
 )
 
 // watch keeps what the kernel's session map said last of each session: the deadline that it enforces,
@@ -78,8 +79,8 @@ func (w *watch) of(id session.ID) bpf.PinnedSession {
 }
 
 // armed returns nil once the stack's own timers are set on both sockets of each session.
-func armed(h host, instance string, numbers map[uint64]bool) error {
-	return h.do(func() error {
+func armed(h *lab.Host, instance string, numbers map[uint64]bool) error {
+	return h.Do(func() error {
 		p, err := bpf.OpenPinned(instance)
 		if err != nil {
 			return err

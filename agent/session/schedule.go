@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import "time"
+
+// nextCheckLocked is when an entry has to be looked at next, seen from now: at its end; at the start of the
+// last quarter of the idle timeout, if there are connections whose activity is not known yet;
+// and when half of what is left has passed, if its deadline is a reading of another node's clock.
+func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
+	next := e.endsAt(t.grace)
+	if e.idle != 0 && len(e.conns) > 0 {
+		if quarter := t.quarterLocked(e); now < quarter {
+			next = Earliest(next, quarter)
+		}
+	}
+	if left := e.until.Sub(now); left > closeEnough && e.origin != t.self {
+		next = Earliest(next, now.Add(left/2))
+	}
+	return next
+}
+
+// quarterLocked is the start of the last quarter of the idle timeout, as nodes see it that know of no activity
+// but what was published.
+func (t *Table) quarterLocked(e *entry) Instant {
+	last := e.lastActive
+	if t.cfg.OnChange != nil {
+		if at, ok := t.cfg.Timebase.Local(e.origin.Value(), max(e.published, e.born)); ok {
+			last = min(last, at)
+		}
+	}
+	return last.Add(e.idle - e.idle/4)
+}
+
+// publishLocked publishes activity that other nodes do not know of, if they would soon take the session
+// to be idle: the trailing edge. What it returns calls back, without the lock.
+func (t *Table) publishLocked(e *entry, now Instant) func() {
+	if t.cfg.OnChange == nil || e.idle == 0 || now < t.quarterLocked(e) {
+		return func() {}
+	}
+	at, ok := t.cfg.Timebase.Remote(e.origin.Value(), e.lastActive)
+	if !ok || at <= max(e.published, e.born) {
+		return func() {}
+	}
+	t.changeLocked(e, func() { e.published = at })
+	r := t.recordLocked(e)
+	return func() { t.cfg.OnChange(r) }
+}
+
+const (
+	// closeEnough is what is left of a session when its deadline is not translated anew any more: two clocks
+	// drift apart by at most maxDrift of it.
+	closeEnough = time.Second
+	// maxDrift is how far two clocks can drift apart, in parts of a million of the time that passes: more
+	// than twice what crystals do.
+	maxDrift = 200
+	// timingError is by how much the translation of an instant may be off.
+	timingError = time.Millisecond
+)
+
+// retimeLocked translates the deadline anew when half of what was left has passed. It moves freely to an
+// earlier instant; to a later one only by what clocks drift, so that a clock that was stopped does not
+// lengthen a session.
+func (t *Table) retimeLocked(e *entry, now Instant) {
+	left := e.until.Sub(now)
+	if e.origin == t.self || left <= 0 {
+		return
+	}
+	until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends)
+	if !ok {
+		return
+	}
+	latest := e.until.Add(left*maxDrift/1_000_000 + timingError)
+	e.until = max(min(until, latest), 1)
+}

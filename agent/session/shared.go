@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"fmt"
+	"time"
+)
+
+// MergeResult is what became of records that came from another node.
+type MergeResult struct {
+	News    []Record // what this table did not know yet: to be passed on
+	Ended   []Ending // sessions that lived here until now
+	Refused int      // records of sessions that are over, too long, or too many
+	Unknown []ID     // records whose clock cannot be translated yet: to be sent again
+}
+
+// Merge takes over what other nodes know of sessions. Gates have been shut on what it ends before
+// anything is written; all is durable when it returns without an error.
+func (t *Table) Merge(records []Record) (MergeResult, error) {
+	var m MergeResult
+	var dirty []Session
+	for _, followed := range []bool{true, false} { // who takes over comes before who is taken over
+		for _, r := range records {
+			if followed == r.Supersedes.IsZero() {
+				continue
+			}
+			t.mu.Lock()
+			changed, after := t.mergeLocked(r, &m)
+			if changed {
+				e := t.byID[r.ID]
+				m.News = append(m.News, t.recordLocked(e))
+				dirty = append(dirty, t.sessionLocked(e))
+			}
+			t.mu.Unlock()
+			m.Ended = append(m.Ended, after.ended...)
+			dirty = append(dirty, after.finish(t)...)
+		}
+	}
+	if err := t.save(dirty...); err != nil {
+		return m, fmt.Errorf("take over sessions: %w", err)
+	}
+	return m, nil
+}
+
+// mergeLocked merges one record and reports whether the table knows more than before.
+func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after aftermath) {
+	e := t.byID[r.ID]
+	if e == nil {
+		return t.mergeNewLocked(r, m)
+	}
+	before := t.recordLocked(e)
+	merged := Merge(before, r)
+	if before.Tombstone() != merged.Tombstone() { // word of a session that has ended already
+		t.removeLocked(e)
+		return t.mergeNewLocked(merged, m)
+	}
+	if before.hash() == merged.hash() {
+		return false, after
+	}
+	t.changeLocked(e, func() {
+		e.published = merged.Active
+		if merged.Deadline < e.ends {
+			e.ends = merged.Deadline
+			if until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends); ok {
+				e.until = min(e.until, max(until, 1))
+			}
+		}
+	})
+	if e.ended != nil {
+		if merged.Revoked != nil {
+			t.changeLocked(e, func() { e.ended = merged.Revoked }) // another end: it stays ended
+		}
+		return true, after
+	}
+	if merged.Revoked != nil {
+		after.ended = append(after.ended, t.endLocked(e, *merged.Revoked))
+		return true, after
+	}
+	if at, ok := t.cfg.Timebase.Local(e.origin.Value(), e.published); ok && e.published != 0 {
+		e.touch(min(at, t.cfg.Clock.Boot()))
+	}
+	t.rescheduleLocked(e, t.nextCheckLocked(e, t.cfg.Clock.Boot()))
+	if len(e.conns) > 0 {
+		after.moved = &movedSession{e.id, e.number}
+	}
+	return true, after
+}
+
+// mergeNewLocked adds a session that the table has not heard of.
+func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after aftermath) {
+	now := t.cfg.Clock.Boot()
+	until, known := t.cfg.Timebase.Local(r.Origin, r.Deadline)
+	switch {
+	case r.ID.IsZero() || r.Deadline <= 0 || r.Tombstone() && r.Revoked == nil || !r.Tombstone() && (r.Identity.Subject == "" || r.Born <= 0):
+		m.Refused++ // it says nothing, or nonsense
+		return false, after
+	case !known && r.Revoked == nil:
+		m.Unknown = append(m.Unknown, r.ID)
+		return false, after
+	case !known:
+		until = now.Add(MaxLifetime) // remembered for as long as anything could bring it back
+	case until <= now || until > now.Add(MaxLifetime+t.cfg.Retention) || r.Revoked == nil && t.live >= t.cfg.MaxSessions:
+		m.Refused++
+		return false, after
+	}
+	s := t.sessionOf(r, until, now)
+	if s.Ended == nil {
+		t.endBeforeItBeganLocked(&s)
+	}
+	e := t.insertLocked(s)
+	if !s.Supersedes.IsZero() {
+		after.ended = t.takeOverLocked(e, &after)
+	}
+	return true, after
+}
+
+// endBeforeItBeganLocked ends a session of which word comes after word of what ended it.
+func (t *Table) endBeforeItBeganLocked(s *Session) {
+	if next := t.supersededBy[s.ID]; next != nil {
+		end := next.supersedingEnd()
+		s.Ended = &end
+	} else if w, below := t.belowLocked(s); below {
+		end := w.End
+		s.Ended = &end
+	}
+}
+
+// sessionOf is what the record of another node means here.
+func (t *Table) sessionOf(r Record, until, now Instant) Session {
+	s := Session{
+		ID: r.ID, Identity: r.Identity, Key: r.Key, Method: r.Method, Created: r.Created, IdleTimeout: r.IdleTimeout, BindAddrs: r.BindAddrs,
+		Supersedes: r.Supersedes, Origin: r.Origin, Born: r.Born, Ends: r.Deadline, Published: r.Active, Extra: r.Extra,
+		Deadline: t.cfg.Clock.Wall().Add(until.Sub(now)), Until: until, LastActive: now, Ended: r.Revoked,
+	}
+	if at, ok := t.cfg.Timebase.Local(r.Origin, max(r.Active, r.Born)); ok {
+		s.LastActive = min(at, now)
+	}
+	return s
+}
+
+// Records returns what is known in common of sessions; ids that are not known are left out.
+func (t *Table) Records(ids []ID) []Record {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]Record, 0, len(ids))
+	for _, id := range ids {
+		if e := t.byID[id]; e != nil && e.summed {
+			list = append(list, t.recordLocked(e))
+		}
+	}
+	return list
+}
+
+// RecordOf returns the session that a key finds, live or ended.
+func (t *Table) RecordOf(k Key) (Record, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byKey[k]
+	if e == nil {
+		return Record{}, false
+	}
+	return t.recordLocked(e), true
+}
+
+// Digest returns a copy of the sum of all that is known in common: half a megabyte.
+func (t *Table) Digest() Digest {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.digest
+}
+
+// Fold returns the buckets of the digest.
+func (t *Table) Fold() [256]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.digest.Fold()
+}
+
+// Summaries returns what is summed up in the leaves. It looks at all sessions once.
+func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var list []Summary
+	for id, e := range t.byID {
+		if e.summed && leaves[LeafOf(id)] {
+			r := t.recordLocked(e)
+			list = append(list, Summary{id, r.hash()})
+		}
+	}
+	return list
+}
+
+// recordLocked is the entry as other nodes know it.
+func (t *Table) recordLocked(e *entry) Record {
+	r := Record{ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), IdleTimeout: e.idle,
+		Origin: e.origin.Value(), Born: e.born, Deadline: e.ends, Active: e.published}
+	if e.identity != nil {
+		r.Identity = e.identity.Identity
+	}
+	if e.rare != nil {
+		r.BindAddrs, r.Supersedes, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+	}
+	if e.ended != nil && e.ended.Reason != ReasonAbsolute { // every node comes to that by itself
+		r.Revoked = e.ended
+	}
+	return r
+}
+
+// changeLocked changes what the digest sums up of an entry.
+func (t *Table) changeLocked(e *entry, change func()) {
+	summed := e.summed
+	if summed {
+		t.toggleLocked(e)
+	}
+	change()
+	if summed {
+		t.toggleLocked(e)
+	}
+}
+
+// toggleLocked takes an entry into the digest, or out of it: what it sums up must not change in between.
+func (t *Table) toggleLocked(e *entry) {
+	r := t.recordLocked(e)
+	t.digest.toggle(e.id, r.hash())
+	e.summed = !e.summed
+}
+
+// changed tells other nodes of a session.
+func (t *Table) changed(id ID) {
+	if t.cfg.OnChange == nil {
+		return
+	}
+	t.mu.Lock()
+	e := t.byID[id]
+	if e == nil {
+		t.mu.Unlock()
+		return
+	}
+	r := t.recordLocked(e)
+	t.mu.Unlock()
+	t.cfg.OnChange(r)
+}
+
+// SetIdleGrace sets how long after its idle timeout a session still lives, while new connections are
+// refused: in a cluster, word of activity elsewhere may be on its way. Zero at first.
+func (t *Table) SetIdleGrace(grace time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.grace = grace
+}
+
+// thisHost is the Timebase of a node that is in no cluster.
+type thisHost struct{}
+
+func (thisHost) Self() Origin { return Origin{} }
+func (thisHost) Local(o Origin, at OriginTime) (Instant, bool) {
+	return Instant(at), o == Origin{}
+}
+func (thisHost) Remote(o Origin, at Instant) (OriginTime, bool) {
+	return OriginTime(at), o == Origin{}
+}

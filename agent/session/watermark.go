@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// watermarkKey names what a later watermark replaces.
+type watermarkKey struct {
+	issuer, subject string
+	origin          Origin
+}
+
+// covers reports whether the watermark is about an identity.
+func (w *Watermark) covers(i Identity) bool {
+	return w.Issuer == "" && w.Subject == "" || w.Subject == i.Subject && (w.Issuer == "" || w.Issuer == i.Issuer)
+}
+
+// Raise ends every session that was born before the watermark, and will end those that are heard of
+// later; durably. It reports whether the watermark was news. Where the two clocks cannot be compared a session is
+// taken to be older: doubt is refused.
+func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
+	if w.Before <= 0 || w.End.Reason == "" || w.Issuer != "" && w.Subject == "" {
+		return false, nil, fmt.Errorf("watermark of %q before %d: it says nothing", w.Subject, w.Before)
+	}
+	t.mu.Lock()
+	key := watermarkKey{w.Issuer, w.Subject, w.Origin}
+	if old, ok := t.watermarks[key]; ok && old.Before >= w.Before {
+		t.mu.Unlock()
+		return false, nil, nil
+	}
+	t.watermarks[key] = w
+	var below []ID
+	for id, e := range t.byID {
+		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin.Value(), e.born, &w) {
+			below = append(below, id)
+		}
+	}
+	t.mu.Unlock()
+	endings, err = t.EndAll(below, w.End)
+	if t.cfg.Watermarks != nil {
+		err = errors.Join(err, t.cfg.Watermarks.SaveWatermark(w))
+	}
+	return true, endings, err
+}
+
+// Watermarks returns all that were raised, in no order that means anything but always the same.
+func (t *Table) Watermarks() []Watermark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]Watermark, 0, len(t.watermarks))
+	for _, w := range t.watermarks {
+		list = append(list, w)
+	}
+	slices.SortFunc(list, func(a, b Watermark) int {
+		return strings.Compare(a.Issuer+"\x00"+a.Subject+"\x00"+a.Origin.Node, b.Issuer+"\x00"+b.Subject+"\x00"+b.Origin.Node)
+	})
+	return list
+}
+
+// RestoreWatermark adds a watermark that the store knew. Call it before the sessions are restored.
+func (t *Table) RestoreWatermark(w Watermark) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watermarks[watermarkKey{w.Issuer, w.Subject, w.Origin}] = w
+}
+
+// belowLocked returns a watermark that ends the session.
+func (t *Table) belowLocked(s *Session) (Watermark, bool) {
+	for _, w := range t.watermarks {
+		if w.covers(s.Identity) && t.bornBeforeLocked(s.Origin, s.Born, &w) {
+			return w, true
+		}
+	}
+	return Watermark{}, false
+}
+
+func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
+	if o == w.Origin {
+		return born < w.Before
+	}
+	b, known1 := t.cfg.Timebase.Local(o, born)
+	at, known2 := t.cfg.Timebase.Local(w.Origin, w.Before)
+	return !known1 || !known2 || b < at
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// What nodes have in common survives a restart, and so does word of an end that came before the session.
+func TestSharedStateIsKept(t *testing.T) {
+	dir, clock := stateDir(t), newClock()
+	s := open(t, dir, "a", clock)
+	v := newSession(clock, time.Hour, time.Minute)
+	v.Origin, v.Born, v.Ends, v.Published = session.Origin{Node: "n1", Boot: 7}, 10, 1000, 20
+	v.Supersedes, v.Extra = session.NewID(), []byte{1, 2, 3}
+	tomb := session.Session{ID: session.NewID(), Origin: v.Origin, Ends: 500, Until: clock.boot.Add(time.Hour),
+		Deadline: clock.wall.Add(time.Hour), Ended: &session.End{Reason: session.ReasonKilled, At: clock.wall}}
+	if err := s.Save(v, tomb); err != nil {
+		t.Fatal(err)
+	}
+	mark := session.Watermark{Subject: "alice", Origin: v.Origin, Before: 99, End: session.End{Reason: session.ReasonKilled, By: "root", At: clock.wall}}
+	for before := range session.OriginTime(3) { // the later one is kept
+		mark.Before = 99 + before
+		if err := s.SaveWatermark(mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeStore(t, s)
+	s = open(t, dir, "a", clock)
+	defer closeStore(t, s)
+	marks, err := s.LoadWatermarks()
+	if err != nil || len(marks) != 1 || !reflect.DeepEqual(marks[0], mark) {
+		t.Errorf("watermarks %+v, %v; want %+v", marks, err, mark)
+	}
+	list, err := s.Load()
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%d sessions, %v", len(list), err)
+	}
+	for _, got := range list {
+		if got.ID == tomb.ID {
+			if !got.Key.IsZero() || got.Ended == nil || got.Ends != tomb.Ends {
+				t.Errorf("tombstone %+v", got)
+			}
+			continue
+		}
+		if got.Origin != v.Origin || got.Born != v.Born || got.Ends != v.Ends || got.Published != v.Published ||
+			got.Supersedes != v.Supersedes || string(got.Extra) != string(v.Extra) {
+			t.Errorf("have %+v, want %+v", got, v)
+		}
+	}
+}
+
+// A file of an agent that knew no clusters is taken over.
+func TestOldFormat(t *testing.T) {
+	dir, clock := stateDir(t), newClock()
+	s := open(t, dir, "a", clock)
+	v := newSession(clock, time.Hour, 0)
+	if err := s.Save(v); err != nil {
+		t.Fatal(err)
+	}
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if err := tx.DeleteBucket(bucketMarks); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Put(keyFormat, []byte(oldFormat))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	s = open(t, dir, "a", clock)
+	defer closeStore(t, s)
+	if got := loadOne(t, s); got.ID != v.ID {
+		t.Errorf("have %+v", got)
+	}
+	if marks, err := s.LoadWatermarks(); err != nil || len(marks) != 0 {
+		t.Errorf("%v, %v", marks, err)
+	}
+}
+
+func FuzzDecodeWatermark(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x00\x00\x00\x00{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = decodeWatermark(b) // it must not panic
+	})
+}
