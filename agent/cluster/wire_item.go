@@ -79,13 +79,15 @@ func (it *item) record() (session.Record, error) {
 // killOrder is the body of a KILL.
 type killOrder struct {
 	kill   uint64 // names the kill at its sender
+	report bool   // it wants to know what became of connections
 	record session.Record
 }
 
-func encodeKill(kill uint64, r *session.Record) (item, error) {
+func encodeKill(kill uint64, r *session.Record, report bool) (item, error) {
 	t := tombstone(r)
 	record, err := appendRecord(nil, &t)
-	return item{kind: itemKill, origin: r.Origin, body: appendBytes(appendFixed(nil, 1, kill), 2, record)}, err
+	body := appendBytes(appendFixed(nil, 1, kill), 2, record)
+	return item{kind: itemKill, origin: r.Origin, body: appendFlag(body, 3, report)}, err
 }
 
 func (it *item) killOrder() (k killOrder, err error) {
@@ -96,6 +98,8 @@ func (it *item) killOrder() (k killOrder, err error) {
 			return f.fixed(&k.kill)
 		case 2:
 			return f.bytes(&record, maxRecord)
+		case 3:
+			return f.flag(&k.report)
 		}
 		return nil
 	})

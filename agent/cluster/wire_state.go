@@ -76,21 +76,27 @@ func (w *stateWriter) index(o session.Origin) uint64 {
 }
 
 func (w *stateWriter) add(it *item) {
-	index := w.index(it.origin)
-	if index == 0 && it.origin != (session.Origin{}) {
-		index = uint64(len(w.origins)) + 2
-		if w.origins == nil {
-			w.origins = map[session.Origin]uint64{}
-		}
-		w.origins[it.origin] = index
-		w.head = appendElement(w.head, 4, appendClock(nil, w.clock(it.origin)))
-	}
+	index := w.mention(it.origin)
 	b := appendVarint(make([]byte, 0, itemOverhead+len(it.body)), 1, it.number)
 	b = appendVarint(b, 2, uint64(it.kind))
 	b = appendVarint(b, 3, index)
 	b = appendBytes(b, 4, it.body)
 	w.items = appendElement(w.items, 5, b)
 	w.count++
+}
+
+// mention takes a clock into the dictionary, and returns its number.
+func (w *stateWriter) mention(o session.Origin) uint64 {
+	index := w.index(o)
+	if index == 0 && o != (session.Origin{}) {
+		index = uint64(len(w.origins)) + 2
+		if w.origins == nil {
+			w.origins = map[session.Origin]uint64{}
+		}
+		w.origins[o] = index
+		w.head = appendElement(w.head, 4, appendClock(nil, w.clock(o)))
+	}
+	return index
 }
 
 // fieldsOnly returns the fields, to stand within another message.

@@ -19,13 +19,15 @@ const (
 type digestRequest struct {
 	fold      [buckets]uint64
 	documents []uint64 // hashes of the documents that it has
-	state     []byte   // fields of a state: watermarks
+	marks     uint64   // XOR of the hashes of its watermarks
+	state     []byte   // fields of a state: clocks
 }
 
 func encodeDigest(d *digestRequest) []byte {
 	b := appendBytes(appendHeader(nil, kindDigest), 1, appendUint64s(nil, d.fold[:]))
 	b = appendBytes(b, 2, appendUint64s(nil, d.documents))
-	return appendBytes(b, 3, d.state)
+	b = appendFixed(b, 3, d.marks)
+	return appendBytes(b, 4, d.state)
 }
 
 func decodeDigest(b []byte) (d digestRequest, err error) {
@@ -37,6 +39,8 @@ func decodeDigest(b []byte) (d digestRequest, err error) {
 		case 2:
 			return decodeHashes(f, &d.documents)
 		case 3:
+			return f.fixed(&d.marks)
+		case 4:
 			return f.bytes(&d.state, maxRequest)
 		}
 		return nil
@@ -55,7 +59,8 @@ type digestReply struct {
 	busy      bool // ask another
 	leaves    map[byte]*[leaves]uint64
 	documents []uint64
-	state     []byte // watermarks, and documents that the asker has not
+	marks     uint64
+	state     []byte // watermarks if they differ, and documents that the asker has not
 }
 
 func encodeDigestReply(d *digestReply) []byte {
@@ -66,7 +71,8 @@ func encodeDigestReply(d *digestReply) []byte {
 		}
 	}
 	b = appendBytes(b, 3, appendUint64s(nil, d.documents))
-	return appendBytes(b, 4, d.state)
+	b = appendFixed(b, 4, d.marks)
+	return appendBytes(b, 5, d.state)
 }
 
 func decodeDigestReply(b []byte) (d digestReply, err error) {
@@ -86,6 +92,8 @@ func decodeDigestReply(b []byte) (d digestReply, err error) {
 		case 3:
 			return decodeHashes(f, &d.documents)
 		case 4:
+			return f.fixed(&d.marks)
+		case 5:
 			return f.bytes(&d.state, maxRequest)
 		}
 		return nil

@@ -130,7 +130,7 @@ func sampleState(t testing.TB) []byte {
 	create, _ := encodeCreate(&r)
 	revoke, _ := encodeRevoke(&r)
 	active, _ := encodeActivity(&session.Record{ID: session.ID{8}, Origin: originB, Active: 5, Deadline: 9})
-	kill, _ := encodeKill(0xabcdef, &r)
+	kill, _ := encodeKill(0xabcdef, &r, true)
 	mark, _ := encodeWatermark(&session.Watermark{Subject: "u1", Origin: session.Origin{Node: "c", Boot: 3}, Before: 99,
 		End: session.End{Reason: session.ReasonProvider, By: "https://idp", At: time.Unix(1_700_000_003, 0)}})
 	rep := encodeReport(&report{kill: 0xabcdef, part: 2, covered: 3, destroyed: 4, gone: 5, left: 6, unverified: true, took: time.Millisecond, err: "no"})
@@ -164,7 +164,7 @@ func TestStateKeepsEverything(t *testing.T) {
 		t.Errorf("origins: %+v", s.items)
 	}
 	k, err := s.items[3].killOrder()
-	if err != nil || k.kill != 0xabcdef || k.record.ID != fullRecord().ID || k.record.Origin != originA {
+	if err != nil || k.kill != 0xabcdef || !k.report || k.record.ID != fullRecord().ID || k.record.Origin != originA {
 		t.Errorf("kill: %+v, %v", k, err)
 	}
 	r, err := s.items[5].report()
@@ -262,12 +262,12 @@ func TestWriterKeepsToThePacket(t *testing.T) {
 }
 
 func TestSyncMessages(t *testing.T) {
-	d := digestRequest{documents: []uint64{5, 6}, state: []byte{8, 0}}
+	d := digestRequest{documents: []uint64{5, 6}, marks: 3, state: []byte{8, 0}}
 	d.fold[3] = 77
 	if got, err := decodeDigest(encodeDigest(&d)[2:]); err != nil || !reflect.DeepEqual(got, d) {
 		t.Errorf("digest: %+v, %v", got, err)
 	}
-	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, state: []byte{8, 0}}
+	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, marks: 4, state: []byte{8, 0}}
 	if got, err := decodeDigestReply(encodeDigestReply(&r)[2:]); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("digest reply: %+v, %v", got, err)
 	}
