@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// adopt applies what a request or reply of a peer carries. It returns when that is done, and how many items
+// were applied.
+func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int, err error) {
+	s, err := decodeState(fields)
+	if err != nil || s.sender == (session.Origin{}) && len(s.items) == 0 {
+		return 0, err
+	}
+	if s.sender.Node != p.name || s.sender.Boot == 0 || s.epoch == 0 {
+		return 0, fmt.Errorf("state of %q from %q: %w", s.sender.Node, p.name, errMalformed)
+	}
+	arrivals, err := e.arrivals(&s, p.name, e.cfg.Clock.Boot())
+	if err != nil {
+		return 0, err
+	}
+	p.introduce(s.sender.Boot, s.epoch)
+	e.learn(&s, p)
+	return e.applyAll(ctx, arrivals)
+}
+
+// relayLimit is how much news of ends a node that found it by anti-entropy passes on by gossip: one that was
+// away for long finds what everybody knows.
+const relayLimit = 64
+
+func (e *Engine) applyAll(ctx context.Context, arrivals []arrival) (applied int, err error) {
+	results := make(chan bool, len(arrivals)) // a lane never waits for us
+	relay := len(arrivals) <= relayLimit && e.Ready()
+	waiting := 0
+	for _, a := range arrivals {
+		switch a.it.kind {
+		case itemCreate, itemRevoke, itemActivity, itemWatermark, itemOpaque:
+		default:
+			continue // has no place here, or is of a later version
+		}
+		a.relay = relay
+		a.finished = func(ok bool) { results <- ok }
+		if err := e.putPatiently(ctx, a); err != nil {
+			return applied, err
+		}
+		waiting++
+	}
+	for ; waiting > 0; waiting-- {
+		select {
+		case ok := <-results:
+			if ok {
+				applied++
+			}
+		case <-ctx.Done():
+			return applied, ctx.Err()
+		}
+	}
+	return applied, nil
+}
+
+// putPatiently waits for room in a lane.
+func (e *Engine) putPatiently(ctx context.Context, a arrival) error {
+	l := e.inbox.of(&a)
+	for !l.put(a) {
+		select {
+		case <-time.After(resendFirst):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// items are watermarks or documents, which rounds of anti-entropy compare by their hashes.
+type items []item
+
+func (it *item) hash() uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte{byte(it.kind)}) // a hash takes everything
+	_, _ = h.Write([]byte(it.origin.Node))
+	_, _ = h.Write(appendFixed(nil, 1, it.origin.Boot))
+	_, _ = h.Write(it.body)
+	return h.Sum64()
+}
+
+func (list items) hashes() []uint64 {
+	hashes := make([]uint64, len(list))
+	for i := range list {
+		hashes[i] = list[i].hash()
+	}
+	return hashes
+}
+
+func (list items) sum() (sum uint64) {
+	for _, h := range list.hashes() {
+		sum ^= h
+	}
+	return sum
+}
+
+// without returns those whose hash is not among the given.
+func (list items) without(hashes []uint64) items {
+	have := make(map[uint64]bool, len(hashes))
+	for _, h := range hashes {
+		have[h] = true
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(it item) bool { return have[it.hash()] })
+}
+
+func (e *Engine) watermarks() (list items) {
+	for _, w := range e.cfg.Table.Watermarks() {
+		if it, err := encodeWatermark(&w); err == nil { // it was encoded before, to get here
+			list = append(list, it)
+		}
+	}
+	return list
+}
+
+func (e *Engine) documents() (list items) {
+	if e.cfg.Documents == nil {
+		return nil
+	}
+	for _, d := range e.cfg.Documents() {
+		if it, ok := e.encoded(encodeDocument(d)); ok {
+			list = append(list, it)
+		}
+	}
+	return list
+}
+
+// maxGone is how many clocks of nodes that are gone are told of at a time.
+const maxGone = 256
+
+// goneClocks returns the clocks that are known and are none of a live member.
+func (e *Engine) goneClocks() []session.Origin {
+	live := map[session.Origin]bool{}
+	for _, p := range e.livePeers() {
+		if o, ok := p.origin(); ok {
+			live[o] = true
+		}
+	}
+	gone := slices.DeleteFunc(e.cfg.Timebase.origins(), func(o session.Origin) bool { return live[o] })
+	return gone[:min(len(gone), maxGone)]
+}

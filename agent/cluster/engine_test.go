@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+func TestSessionsAreKnownEverywhere(t *testing.T) {
+	for _, nodes := range []int{3, 5} {
+		simulate(t, func(t *testing.T) {
+			s := newSim(t, nodes, nil)
+			s.ready(t)
+			v := s.create(t, "n0", 1, time.Hour, 0)
+			took := eventually(t, time.Second, "created everywhere", s.lives(v))
+			if took > 50*time.Millisecond {
+				t.Errorf("a session was known everywhere after %v only", took)
+			}
+			// All nodes end it at the same instant, though their clocks read different things.
+			ends := time.Now().Add(time.Hour - took)
+			for name, n := range s.nodes {
+				got, err := n.table.ByID(v.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if at := time.Now().Add(got.Until.Sub(n.clock.Boot())); at.Sub(ends).Abs() > 5*time.Millisecond {
+					t.Errorf("%s ends it %v from when it was to end", name, at.Sub(ends))
+				}
+			}
+			s.same(t, time.Second)
+		})
+	}
+}
+
+// A lossy network, a kill of one session with connections everywhere: every node acknowledges and reports.
+func TestKillReachesEveryNode(t *testing.T) {
+	for _, nodes := range []int{3, 5} {
+		simulate(t, func(t *testing.T) {
+			s := newSim(t, nodes, nil)
+			s.ready(t)
+			v := s.create(t, "n1", 1, time.Hour, 0)
+			eventually(t, time.Second, "created everywhere", s.lives(v))
+			for _, n := range s.nodes {
+				n.conns[v.ID] = 3
+			}
+			s.mu.Lock()
+			s.loss, s.dup = 30, 10
+			s.mu.Unlock()
+			start := time.Now()
+			end := session.End{Reason: session.ReasonKilled, By: "root@control"}
+			if _, err := s.nodes["n0"].table.EndAll([]session.ID{v.ID}, end); err != nil {
+				t.Fatal(err)
+			}
+			var progress int
+			results := s.nodes["n0"].engine.Kill(t.Context(), Kill{IDs: []session.ID{v.ID}, Report: true, Progress: func(NodeKill) { progress++ }})
+			if took := time.Since(start); took > 500*time.Millisecond {
+				t.Errorf("the kill took %v", took)
+			}
+			if len(results) != nodes-1 || progress < nodes-1 {
+				t.Fatalf("%d results, progress %d times: %+v", len(results), progress, results)
+			}
+			for _, r := range results {
+				if r.Silent || r.Acked != 1 || r.Reported != 1 || r.Destroyed != 3 || !r.Verified || r.Err != "" || r.AckedAfter <= 0 {
+					t.Errorf("%+v", r)
+				}
+			}
+			if !s.ended(v)() {
+				t.Error("it lives somewhere")
+			}
+			s.same(t, 5*time.Second)
+		})
+	}
+}
+
+func TestKillOfManySessions(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.ready(t)
+		s.mu.Lock()
+		s.loss = 10
+		s.mu.Unlock()
+		var ids []session.ID
+		for i := range 5000 {
+			v, err := s.nodes["n1"].table.Create(session.Session{Key: session.Key{byte(i), byte(i >> 8), 1}, Identity: session.Identity{Subject: "u"}}, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, v.ID)
+			s.nodes["n2"].conns[v.ID] = 1
+		}
+		s.same(t, 20*time.Second)
+		if _, err := s.nodes["n0"].table.EndAll(ids, session.End{Reason: session.ReasonKilled}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range s.nodes["n0"].engine.Kill(t.Context(), Kill{IDs: ids, Report: true}) {
+			want := map[string]int{"n1": 0, "n2": len(ids)}[r.Node]
+			if r.Silent || r.Acked != len(ids) || r.Reported != len(ids) || r.Destroyed != want || !r.Verified {
+				t.Errorf("%+v", r)
+			}
+		}
+		s.same(t, 5*time.Second)
+	})
+}
+
+func TestSilentNodesAreNamed(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 5, nil)
+		s.ready(t)
+		v := s.create(t, "n0", 1, time.Hour, 0)
+		eventually(t, time.Second, "created everywhere", s.lives(v))
+		s.nodes["n3"].down()
+		s.mu.Lock()
+		s.deaf["n4"] = true // membership has not noticed
+		s.mu.Unlock()
+		if _, err := s.nodes["n0"].table.EndAll([]session.ID{v.ID}, session.End{Reason: session.ReasonKilled}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		results := s.nodes["n0"].engine.Kill(t.Context(), Kill{IDs: []session.ID{v.ID}, Report: true})
+		if took := time.Since(start); took != Patience {
+			t.Errorf("it waited %v", took)
+		}
+		for _, r := range results {
+			if want := r.Node == "n3" || r.Node == "n4"; r.Silent != want || r.Verified == want {
+				t.Errorf("%+v", r)
+			}
+		}
+		// What was not acknowledged is still sent.
+		s.mu.Lock()
+		s.deaf["n4"] = false
+		s.mu.Unlock()
+		eventually(t, time.Second, "ended on the node that was deaf", s.ended(v))
+		// With all but the dead one answering, nobody waits.
+		start = time.Now()
+		results = s.nodes["n0"].engine.Kill(t.Context(), Kill{IDs: []session.ID{v.ID}})
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it waited %v for a node that is dead", took)
+		}
+		for _, r := range results {
+			if want := r.Node == "n3"; r.Silent != want {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
+
+func TestIdleSessionsLiveByActivityElsewhere(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.ready(t)
+		v := s.create(t, "n0", 1, time.Hour, time.Minute)
+		eventually(t, time.Second, "created everywhere", s.lives(v))
+		s.mu.Lock()
+		s.loss = 20
+		s.mu.Unlock()
+		var last atomic.Int64
+		n2 := s.nodes["n2"]
+		c := session.NewConnection(v.ID)
+		c.Activity.LastPayload = func(session.Leg) session.Instant { return session.Instant(last.Load()) }
+		if _, _, err := n2.table.Attach(c); err != nil {
+			t.Fatal(err)
+		}
+		for range 200 {
+			last.Store(int64(n2.clock.Boot()))
+			time.Sleep(7 * time.Second)
+			if !s.lives(v)() {
+				t.Fatal("an active session ended")
+			}
+		}
+		quiet := time.Now()
+		took := eventually(t, 2*time.Minute, "ended everywhere", s.ended(v))
+		if took < 45*time.Second || took > time.Minute+2*time.Second {
+			t.Errorf("ended %v after the last activity", time.Since(quiet))
+		}
+		s.same(t, 5*time.Second)
+	})
+}
+
+func TestLateJoinerLearnsAll(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.ready(t)
+		var all []session.Session
+		for i := range 100 {
+			all = append(all, s.create(t, s.names[i%3], byte(i+1), time.Hour, 0))
+		}
+		dead := session.End{Reason: session.ReasonKilled}
+		if _, err := s.nodes["n0"].table.EndAll([]session.ID{all[0].ID, all[1].ID}, dead); err != nil {
+			t.Fatal(err)
+		}
+		s.same(t, 5*time.Second)
+		s.nodes["n1"].down() // the clock of a third of them is gone
+		late := s.add("late", nil)
+		late.start()
+		if late.engine.Ready() {
+			t.Error("a node accepts clients that knows nothing")
+		}
+		eventually(t, 2*time.Second, "ready", func() bool { return late.engine.Ready() })
+		s.same(t, 3*time.Second)
+		if n := late.table.Count(); n != 98 {
+			t.Errorf("it knows %d sessions", n)
+		}
+		if !s.ended(all[0])() || !s.ended(all[1])() || !s.lives(all[2])() || !s.lives(all[4])() {
+			t.Error("it knows other things of them than the rest")
+		}
+	})
+}
+
+func TestPartitionHeals(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 5, nil)
+		s.ready(t)
+		before := s.create(t, "n4", 1, time.Hour, 0)
+		eventually(t, time.Second, "created everywhere", s.lives(before))
+		s.parts(map[string]int{"n3": 1, "n4": 1})
+		time.Sleep(5 * time.Minute)
+		here, there := s.create(t, "n0", 2, time.Hour, 0), s.create(t, "n3", 3, time.Hour, 0)
+		if _, err := s.nodes["n0"].table.EndAll([]session.ID{before.ID}, session.End{Reason: session.ReasonKilled}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if _, err := s.nodes["n4"].table.ByID(before.ID); err != nil {
+			t.Fatal("the partition leaks: ", err)
+		}
+		s.parts(nil)
+		took := eventually(t, time.Second, "the end is known everywhere", s.ended(before))
+		s.same(t, time.Second-took)
+		if !s.lives(here)() || !s.lives(there)() {
+			t.Error("a session of one side does not live on the other")
+		}
+	})
+}
+
+// A node that restarts has its sessions, misses nothing, and brings nothing back.
+func TestRestart(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.ready(t)
+		kept, killed := s.create(t, "n0", 1, time.Hour, 0), s.create(t, "n1", 2, time.Hour, 0)
+		s.same(t, time.Second)
+		n2 := s.nodes["n2"]
+		n2.down()
+		if _, err := s.nodes["n0"].table.EndAll([]session.ID{killed.ID}, session.End{Reason: session.ReasonKilled}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		n2.start()
+		if n2.engine.Ready() {
+			t.Error("it accepts clients before it knows what it missed")
+		}
+		eventually(t, time.Second, "ready", func() bool { return n2.engine.Ready() })
+		if !s.ended(killed)() || !s.lives(kept)() {
+			t.Error("ready without knowing what it missed")
+		}
+		s.same(t, time.Second)
+		// All at once.
+		for _, n := range s.nodes {
+			n.down()
+		}
+		for _, n := range s.nodes {
+			n.start()
+		}
+		s.ready(t)
+		s.same(t, time.Second)
+		if !s.ended(killed)() || !s.lives(kept)() {
+			t.Error("not the same after a restart of all")
+		}
+	})
+}
+
+func TestWatermarkEndsEverywhereOnce(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 5, nil)
+		s.ready(t)
+		v := s.create(t, "n1", 1, time.Hour, 0)
+		other := s.create(t, "n1", 2, time.Hour, 0)
+		s.same(t, time.Second)
+		time.Sleep(time.Second)
+		n0 := s.nodes["n0"]
+		endings, err := n0.engine.Raise(session.Watermark{Subject: "user1", Origin: n0.engine.self, Before: session.OriginTime(n0.clock.Boot()),
+			End: session.End{Reason: session.ReasonProvider, By: "https://idp"}})
+		if err != nil || len(endings) != 1 {
+			t.Fatal(endings, err)
+		}
+		eventually(t, time.Second, "ended everywhere", s.ended(v))
+		s.same(t, time.Second)
+		if !s.lives(other)() {
+			t.Error("somebody else's session ended, too")
+		}
+		time.Sleep(5 * time.Second)
+		for name, n := range s.nodes {
+			if marks := n.table.Watermarks(); len(marks) != 1 {
+				t.Errorf("%s has watermarks %v", name, marks)
+			}
+		}
+		again := s.create(t, "n2", 3, time.Hour, 0)
+		eventually(t, time.Second, "a sign-in after it", s.lives(again))
+	})
+}
+
+// A record whose clock is not known is not acknowledged: it would count as told and be lost.
+func TestUnknownClockIsNotAcknowledged(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.ready(t)
+		n0 := s.nodes["n0"]
+		stranger := session.Origin{Node: "gone", Boot: 99}
+		r := session.Record{ID: session.ID{1}, Key: session.Key{1}, Identity: session.Identity{Subject: "u"}, Origin: stranger, Born: 1, Deadline: session.OriginTime(time.Hour), Created: time.Now()}
+		p := n0.engine.peer("n1")
+		n0.engine.Changed(r)
+		time.Sleep(time.Second)
+		if p.outbox.length() != 1 {
+			t.Error("it was acknowledged")
+		}
+		r.Revoked = &session.End{Reason: session.ReasonKilled, At: time.Now()}
+		n0.engine.Changed(r)
+		eventually(t, time.Second, "its end is acknowledged", func() bool { return p.outbox.length() == 0 })
+		if list := s.nodes["n1"].table.Records([]session.ID{r.ID}); len(list) != 1 || list[0].Revoked == nil {
+			t.Errorf("its end was not applied: %+v", list)
+		}
+	})
+}
+
+// A kill that ended sessions but could not make that durable says so.
+func TestKillNamesAFullDisk(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.ready(t)
+		v := s.create(t, "n0", 1, time.Hour, 0)
+		eventually(t, time.Second, "created everywhere", s.lives(v))
+		n0, n1 := s.nodes["n0"], s.nodes["n1"]
+		n1.conns[v.ID] = 2
+		n1.store.mu.Lock()
+		n1.store.broken = true
+		n1.store.mu.Unlock()
+		if _, err := n0.table.EndAll([]session.ID{v.ID}, session.End{Reason: session.ReasonKilled}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		results := n0.engine.Kill(ctx, Kill{IDs: []session.ID{v.ID}, Report: true})
+		if r := results[0]; r.Destroyed != 2 || r.Err == "" {
+			t.Errorf("%+v", r)
+		}
+		if !s.ended(v)() {
+			t.Error("it lives where the disk is full")
+		}
+	})
+}
+
+func TestEverythingStopsWithRun(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 3, nil)
+		s.ready(t)
+		n0 := s.nodes["n0"]
+		s.mu.Lock()
+		s.deaf["n1"] = true
+		s.mu.Unlock()
+		v := s.create(t, "n0", 1, time.Hour, 0)
+		n0.down()
+		// Told after its end, it keeps what it is told and does nothing.
+		n0.engine.Changed(session.Record{ID: v.ID, Key: v.Key, Origin: v.Origin, Deadline: v.Ends})
+		n0.engine.Receive("n2", sampleState(t))
+		if _, err := n0.engine.Serve("n2", encodeCarrier(kindPush, carrier{})); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}

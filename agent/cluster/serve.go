@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+var (
+	errNobody     = errors.New("not a peer")
+	errUnknown    = errors.New("unknown request")
+	errNotOffered = errors.New("not offered here")
+)
+
+// Serve answers a request of a member, which may take some seconds. It is safe for concurrent use; its caller
+// bounds how many run.
+func (e *Engine) Serve(from string, request []byte) ([]byte, error) {
+	p := e.peer(from)
+	if p == nil {
+		return nil, errNobody
+	}
+	ctx, cancel := context.WithTimeout(e.lifetime, requestLimit)
+	defer cancel()
+	kind, body, err := openMessage(request, maxRequest)
+	if err != nil {
+		e.refused(from, err)
+		return nil, err
+	}
+	reply, err := e.serve(ctx, p, kind, body)
+	if errors.Is(err, errMalformed) || errors.Is(err, errTooLong) {
+		e.refused(from, err)
+	}
+	return reply, err
+}
+
+func (e *Engine) serve(ctx context.Context, p *peer, kind messageKind, body []byte) ([]byte, error) {
+	switch kind {
+	case kindDigest:
+		return e.serveDigest(ctx, p, body)
+	case kindSummaries:
+		defer e.serving.extend(p.name, e.cfg.Clock)
+		return e.serveSummaries(body)
+	case kindPull:
+		defer e.serving.extend(p.name, e.cfg.Clock)
+		return e.servePull(body)
+	case kindPush:
+		defer e.serving.extend(p.name, e.cfg.Clock)
+		return e.servePush(ctx, p, body)
+	case kindFind:
+		return e.serveFind(body)
+	case kindResolve:
+		return e.serveResolve(ctx, body)
+	}
+	e.cfg.Count(CountUnknown, 1)
+	return nil, fmt.Errorf("kind %d: %w", kind, errUnknown)
+}
+
+func (e *Engine) serveDigest(ctx context.Context, p *peer, body []byte) ([]byte, error) {
+	d, err := decodeDigest(body)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := e.adopt(ctx, p, d.state); err != nil {
+		return nil, err
+	}
+	documents, marks := e.documents(), e.watermarks()
+	reply := digestReply{documents: documents.hashes(), marks: marks.sum(), leaves: map[byte]*[leaves]uint64{}}
+	give := documents.without(d.documents)
+	if reply.marks != d.marks {
+		give = append(marks, give...)
+	}
+	reply.state, _ = e.pack(give, maxChunk/4) // what does not fit goes in the next round
+	if e.cfg.Table.Fold() != d.fold {
+		if reply.busy = !e.serving.take(p.name, e.cfg.Clock); !reply.busy {
+			e.addLeaves(&reply, &d.fold)
+		}
+	}
+	return encodeDigestReply(&reply), nil
+}
+
+// addLeaves adds the leaves of the buckets that differ.
+func (e *Engine) addLeaves(reply *digestReply, theirs *[buckets]uint64) {
+	digest := e.cfg.Table.Digest()
+	for i, sum := range digest.Fold() {
+		if sum != theirs[i] {
+			l := digest.Leaves(byte(i))
+			reply.leaves[byte(i)] = &l
+		}
+	}
+}
+
+// serveSummaries answers for as many of the leaves as fit.
+func (e *Engine) serveSummaries(body []byte) ([]byte, error) {
+	r, err := decodeSummaries(body)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.IsSorted(r.leaves) || len(r.leaves) == 0 {
+		return nil, fmt.Errorf("leaves out of order: %w", errMalformed)
+	}
+	set := make(map[uint16]bool, len(r.leaves))
+	for _, l := range r.leaves {
+		set[l] = true
+	}
+	all := e.cfg.Table.Summaries(set)
+	slices.SortFunc(all, func(a, b session.Summary) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	reply := summariesReply{covered: len(r.leaves), summaries: all}
+	if most := maxChunk / summarySize; len(all) > most {
+		// Up to the leaf that the limit falls into; one that is longer than that by itself goes whole.
+		cut := session.LeafOf(all[most].ID)
+		if cut == session.LeafOf(all[0].ID) {
+			cut++
+		}
+		reply.covered, _ = slices.BinarySearch(r.leaves, cut)
+		n, _ := slices.BinarySearchFunc(all, cut, func(s session.Summary, l uint16) int { return int(session.LeafOf(s.ID)) - int(l) })
+		reply.summaries = all[:n]
+	}
+	return encodeSummariesReply(&reply), nil
+}
+
+// servePull answers for as many of the sessions as fit.
+func (e *Engine) servePull(body []byte) ([]byte, error) {
+	ids, err := decodeIDs(body)
+	if err != nil {
+		return nil, err
+	}
+	c := carrier{covered: len(ids)}
+	list := e.recordItems(ids)
+	state, n := e.pack(list, maxChunk)
+	c.state = state
+	if n < len(list) {
+		first, _ := decodeRecord(list[n].body) // encoded a moment ago
+		c.covered = slices.Index(ids, first.ID)
+	}
+	return encodeCarrier(kindPullReply, c), nil
+}
+
+func (e *Engine) servePush(ctx context.Context, p *peer, body []byte) ([]byte, error) {
+	c, err := decodeCarrier(body)
+	if err != nil {
+		return nil, err
+	}
+	n, err := e.adopt(ctx, p, c.state)
+	return encodeCarrier(kindPushReply, carrier{covered: n}), err
+}
+
+func (e *Engine) serveFind(body []byte) ([]byte, error) {
+	key, err := decodeFind(body)
+	if err != nil {
+		return nil, err
+	}
+	var c carrier
+	if r, ok := e.cfg.Table.RecordOf(key); ok {
+		if it, ok := e.encoded(encodeCreate(&r)); ok {
+			c.state, c.covered = e.pack([]item{it}, maxChunk)
+		}
+	}
+	return encodeCarrier(kindFindReply, c), nil
+}
+
+func (e *Engine) serveResolve(ctx context.Context, body []byte) ([]byte, error) {
+	request, err := decodeResolve(body)
+	if err != nil {
+		return nil, err
+	}
+	if e.cfg.Resolve == nil {
+		return nil, errNotOffered
+	}
+	ids, err := e.cfg.Resolve(ctx, request)
+	if err == nil && len(ids) > maxIDs {
+		err = fmt.Errorf("%d sessions match: %w", len(ids), errTooLong)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return encodeIDs(kindResolveReply, ids), nil
+}
+
+// servingToken lets one node at a time find out what differs and transfer it, so that a node that has just joined
+// is not given everything by everyone at once.
+type servingToken struct {
+	mu     sync.Mutex
+	holder string
+	until  session.Instant
+}
+
+// servingLease is how long the holder may take between two requests.
+const servingLease = 300 * time.Millisecond
+
+func (t *servingToken) take(node string, clock session.Clock) bool {
+	now := clock.Boot()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.holder != node && now < t.until {
+		return false
+	}
+	t.holder, t.until = node, now.Add(servingLease)
+	return true
+}
+
+// extend renews the lease when a request of the holder has been served.
+func (t *servingToken) extend(node string, clock session.Clock) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.holder == node {
+		t.until = clock.Boot().Add(servingLease)
+	}
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// buckets is how many digests of the first level there are, and leaves how many are below each.
+const (
+	buckets = 256
+	leaves  = 256
+)
+
+// digestRequest opens a round of anti-entropy: what the asker knows, in short.
+type digestRequest struct {
+	fold      [buckets]uint64
+	documents []uint64 // hashes of the documents that it has
+	marks     uint64   // XOR of the hashes of its watermarks
+	state     []byte   // fields of a state: clocks
+}
+
+func encodeDigest(d *digestRequest) []byte {
+	b := appendBytes(appendHeader(nil, kindDigest), 1, appendUint64s(nil, d.fold[:]))
+	b = appendBytes(b, 2, appendUint64s(nil, d.documents))
+	b = appendFixed(b, 3, d.marks)
+	return appendBytes(b, 4, d.state)
+}
+
+func decodeDigest(b []byte) (d digestRequest, err error) {
+	var fold []byte
+	err = eachField(b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.bytes(&fold, 8*buckets)
+		case 2:
+			return decodeHashes(f, &d.documents)
+		case 3:
+			return f.fixed(&d.marks)
+		case 4:
+			return f.bytes(&d.state, maxRequest)
+		}
+		return nil
+	})
+	if err == nil {
+		err = uint64s(fold, d.fold[:])
+	}
+	if err != nil {
+		return digestRequest{}, fmt.Errorf("digest: %w", err)
+	}
+	return d, nil
+}
+
+// digestReply has the leaves of those buckets that differ.
+type digestReply struct {
+	busy      bool // ask another
+	leaves    map[byte]*[leaves]uint64
+	documents []uint64
+	marks     uint64
+	state     []byte // watermarks if they differ, and documents that the asker has not
+}
+
+func encodeDigestReply(d *digestReply) []byte {
+	b := appendFlag(appendHeader(nil, kindDigestReply), 1, d.busy)
+	for i := range buckets {
+		if l := d.leaves[byte(i)]; l != nil {
+			b = appendElement(b, 2, appendUint64s([]byte{byte(i)}, l[:]))
+		}
+	}
+	b = appendBytes(b, 3, appendUint64s(nil, d.documents))
+	b = appendFixed(b, 4, d.marks)
+	return appendBytes(b, 5, d.state)
+}
+
+func decodeDigestReply(b []byte) (d digestReply, err error) {
+	d.leaves = map[byte]*[leaves]uint64{}
+	err = eachField(b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.flag(&d.busy)
+		case 2:
+			var raw []byte
+			if err := f.bytes(&raw, 1+8*leaves); err != nil || len(raw) == 0 {
+				return errMalformed
+			}
+			l := new([leaves]uint64)
+			d.leaves[raw[0]] = l
+			return uint64s(raw[1:], l[:])
+		case 3:
+			return decodeHashes(f, &d.documents)
+		case 4:
+			return f.fixed(&d.marks)
+		case 5:
+			return f.bytes(&d.state, maxRequest)
+		}
+		return nil
+	})
+	if err != nil {
+		return digestReply{}, fmt.Errorf("digest reply: %w", err)
+	}
+	return d, nil
+}
+
+func decodeHashes(f field, to *[]uint64) error {
+	var b []byte
+	if err := f.bytes(&b, 8*maxItems); err != nil {
+		return err
+	}
+	*to = make([]uint64, len(b)/8)
+	return uint64s(b, *to)
+}
+
+// summariesRequest asks for what is below leaves.
+type summariesRequest struct{ leaves []uint16 }
+
+func encodeSummaries(r summariesRequest) []byte {
+	var b []byte
+	for _, l := range r.leaves {
+		b = binary.BigEndian.AppendUint16(b, l)
+	}
+	return appendBytes(appendHeader(nil, kindSummaries), 1, b)
+}
+
+func decodeSummaries(b []byte) (r summariesRequest, err error) {
+	err = eachField(b, func(f field) error {
+		if f.num != 1 {
+			return nil
+		}
+		var raw []byte
+		if err := f.bytes(&raw, 2*buckets*leaves); err != nil || len(raw)%2 != 0 {
+			return errMalformed
+		}
+		r.leaves = make([]uint16, len(raw)/2)
+		for i := range r.leaves {
+			r.leaves[i] = binary.BigEndian.Uint16(raw[2*i:])
+		}
+		return nil
+	})
+	if err != nil {
+		return summariesRequest{}, fmt.Errorf("summaries: %w", err)
+	}
+	return r, nil
+}
+
+// summariesReply answers for the first covered of the leaves that were asked for: what did not fit is asked
+// for again.
+type summariesReply struct {
+	covered   int
+	summaries []session.Summary
+}
+
+const summarySize = 16 + 8
+
+func encodeSummariesReply(r *summariesReply) []byte {
+	raw := make([]byte, 0, len(r.summaries)*summarySize)
+	for _, s := range r.summaries {
+		raw = binary.BigEndian.AppendUint64(append(raw, s.ID[:]...), s.Hash)
+	}
+	b := appendVarint(appendHeader(make([]byte, 0, len(raw)+16), kindSummariesReply), 1, uint64(r.covered))
+	return appendBytes(b, 2, raw)
+}
+
+func decodeSummariesReply(b []byte) (r summariesReply, err error) {
+	err = eachField(b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.count(&r.covered)
+		case 2:
+			var raw []byte
+			if err := f.bytes(&raw, maxRequest); err != nil || len(raw)%summarySize != 0 {
+				return errMalformed
+			}
+			r.summaries = make([]session.Summary, len(raw)/summarySize)
+			for i := range r.summaries {
+				one := raw[i*summarySize:]
+				copy(r.summaries[i].ID[:], one)
+				r.summaries[i].Hash = binary.BigEndian.Uint64(one[16:])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return summariesReply{}, fmt.Errorf("summaries reply: %w", err)
+	}
+	return r, nil
+}
+
+// encodeIDs is the body of a PULL, and of the reply to a RESOLVE.
+func encodeIDs(kind messageKind, ids []session.ID) []byte {
+	raw := make([]byte, 0, len(ids)*len(session.ID{}))
+	for _, id := range ids {
+		raw = append(raw, id[:]...)
+	}
+	return appendBytes(appendHeader(make([]byte, 0, len(raw)+16), kind), 1, raw)
+}
+
+func decodeIDs(b []byte) (ids []session.ID, err error) {
+	const size = len(session.ID{})
+	err = eachField(b, func(f field) error {
+		if f.num != 1 {
+			return nil
+		}
+		var raw []byte
+		if err := f.bytes(&raw, maxIDs*size); err != nil || len(raw)%size != 0 {
+			return errMalformed
+		}
+		ids = make([]session.ID, len(raw)/size)
+		for i := range ids {
+			copy(ids[i][:], raw[i*size:])
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ids: %w", err)
+	}
+	return ids, nil
+}
+
+// carrier is the body of what carries items in a request or reply: a PULL's and a FIND's reply, a PUSH and its
+// reply (without any).
+type carrier struct {
+	covered int // how many of the first ids that were asked for it answers; of a PUSH's reply: items taken
+	state   []byte
+}
+
+func encodeCarrier(kind messageKind, c carrier) []byte {
+	b := appendVarint(appendHeader(make([]byte, 0, len(c.state)+16), kind), 1, uint64(c.covered))
+	return appendBytes(b, 2, c.state)
+}
+
+func decodeCarrier(b []byte) (c carrier, err error) {
+	err = eachField(b, func(f field) error {
+		switch f.num {
+		case 1:
+			return f.count(&c.covered)
+		case 2:
+			return f.bytes(&c.state, maxRequest)
+		}
+		return nil
+	})
+	if err != nil {
+		return carrier{}, fmt.Errorf("records: %w", err)
+	}
+	return c, nil
+}
+
+func encodeFind(key session.Key) []byte {
+	return appendBytes(appendHeader(nil, kindFind), 1, key[:])
+}
+
+func decodeFind(b []byte) (key session.Key, err error) {
+	err = eachField(b, func(f field) error {
+		if f.num != 1 {
+			return nil
+		}
+		return f.exact(key[:])
+	})
+	if err == nil && key.IsZero() {
+		err = errMalformed
+	}
+	if err != nil {
+		return session.Key{}, fmt.Errorf("find: %w", err)
+	}
+	return key, nil
+}
+
+func encodeResolve(request []byte) []byte {
+	return appendBytes(appendHeader(nil, kindResolve), 1, request)
+}
+
+func decodeResolve(b []byte) (request []byte, err error) {
+	err = eachField(b, func(f field) error {
+		if f.num != 1 {
+			return nil
+		}
+		return f.bytes(&request, maxOpaque)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("resolve: %w", err)
+	}
+	return request, nil
+}
