@@ -47,6 +47,13 @@ func (t *Trust) Roster() []Member {
 	return members
 }
 
+// Member says whether this node is on the roster. One that was removed hears of it only if somebody still
+// talks to it.
+func (t *Trust) Member() bool {
+	s := t.now.Load()
+	return s != nil && s.view.members[s.id] != nil
+}
+
 // Removed returns the names that were removed, and did not come back.
 func (t *Trust) Removed() []string {
 	s := t.now.Load()
