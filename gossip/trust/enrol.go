@@ -276,8 +276,6 @@ func (s *state) share(n *Node) error {
 // Join makes this node one of a cluster, by a token, and returns addresses of members. It asks the token's
 // addresses one after the other. Errors can be told apart: ErrTokenExpired, ErrNameTaken and so on.
 func (t *Trust) Join(ctx context.Context, token JoinToken, name string, dial Dialer) (members []string, err error) {
-	t.changeMu.Lock()
-	defer t.changeMu.Unlock()
 	if t.now.Load() != nil {
 		return nil, ErrInCluster
 	}
@@ -309,6 +307,11 @@ func (t *Trust) joinAt(ctx context.Context, s *state, token JoinToken, addr stri
 	doc, members, err := ask(ctx, s, token.Cluster, token.secret[:], addr, dial, pin)
 	if err != nil {
 		return nil, err
+	}
+	t.changeMu.Lock()
+	defer t.changeMu.Unlock()
+	if t.now.Load() != nil {
+		return nil, ErrInCluster
 	}
 	s.doc = doc
 	return members, t.settleIn(s)

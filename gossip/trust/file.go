@@ -52,14 +52,15 @@ func (f *file) save(dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("encode trust: %w", err)
 	}
-	temporary, err := os.CreateTemp(dir, fileName+".*") // 0600
+	path := filepath.Join(dir, fileName)
+	temporary, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // one writer at a time
 	if err != nil {
 		return fmt.Errorf("write trust: %w", err)
 	}
 	_, err = temporary.Write(data)
 	err = errors.Join(err, temporary.Sync(), temporary.Close())
 	if err == nil {
-		err = os.Rename(temporary.Name(), filepath.Join(dir, fileName))
+		err = os.Rename(temporary.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(temporary.Name()) // what went wrong before is told

@@ -5,8 +5,6 @@ package trust
 import (
 	"crypto/ed25519"
 	"crypto/hkdf"
-	"crypto/hpke"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -69,17 +67,6 @@ type Trust struct {
 	since    map[string]time.Time // when this process first saw what a rotation waits for; monotonic
 }
 
-// state is not changed once it is published.
-type state struct {
-	name string
-	id   KeyID
-	key  ed25519.PrivateKey
-	seal hpke.PrivateKey
-	doc  *Document
-	view *view
-	own  *tls.Certificate
-}
-
 // Open reads what this node knows from dir, which must exist and be readable to nobody else. A node of no
 // cluster has nothing there yet: then Bootstrap or Join comes next.
 func Open(dir string, cfg Config) (*Trust, error) {
@@ -127,33 +114,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (t *Trust) restore(f *file) (*state, error) {
-	key := ed25519.NewKeyFromSeed(f.Key)
-	sealKey, err := parseSealKey(f.Seal)
-	if err != nil {
-		return nil, fmt.Errorf("seal key: %w", err)
-	}
-	own, err := assemble(f.Certificate, f.Issuer, key)
-	if err != nil {
-		return nil, err
-	}
-	s := &state{name: f.Name, key: key, id: keyID(key.Public().(ed25519.PublicKey)), seal: sealKey, own: own}
-	s.view, s.doc, err = read(f.Document, &t.sigs)
-	return s, err
-}
-
-func (s *state) file() (*file, error) {
-	sealKey, err := s.seal.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encode seal key: %w", err)
-	}
-	return &file{
-		Name: s.name, Key: s.key.Seed(), Seal: sealKey,
-		Certificate: s.own.Certificate[0], Issuer: s.own.Certificate[1], Document: s.doc,
-	}, nil
-}
-
-// publish writes a state to disk, then lets everybody see it. The caller holds changeMu.
+// publishLocked writes a state to disk, then lets everybody see it. The caller holds changeMu.
 func (t *Trust) publishLocked(s *state) error {
 	f, err := s.file()
 	if err != nil {
@@ -213,29 +174,6 @@ func (t *Trust) sealState(s *state) error {
 	return t.publishLocked(s)
 }
 
-// newState makes the keys of a node.
-func newState(name string) (*state, error) {
-	if !ValidName(name) {
-		return nil, fmt.Errorf("name %q: 1 to %d of a-z, 0-9, '-', '.', '_', the first a letter or a digit", name, MaxName)
-	}
-	public, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
-	}
-	sealKey, err := newSealKey()
-	if err != nil {
-		return nil, fmt.Errorf("make seal key: %w", err)
-	}
-	return &state{name: name, key: key, id: keyID(public), seal: sealKey}, nil
-}
-
-// entry is what this node says of itself; nobody has signed it yet.
-func (s *state) entry(cluster RootID) Node {
-	n := Node{Name: s.name, Key: s.key.Public().(ed25519.PublicKey), Seal: s.seal.PublicKey().Bytes()}
-	n.Proof = ed25519.Sign(s.key, n.claim(cluster))
-	return n
-}
-
 // Bootstrap makes a new cluster with this node alone in it.
 func (t *Trust) Bootstrap(name string) error {
 	t.changeMu.Lock()
@@ -267,7 +205,7 @@ func (t *Trust) Bootstrap(name string) error {
 	return nil
 }
 
-// settleIn gives a node with a document its first certificate, and publishes both.
+// settleIn gives a node with a document its first certificate, and publishes both. The caller holds changeMu.
 func (t *Trust) settleIn(s *state) (err error) {
 	if s.view, s.doc, err = read(s.doc, &t.sigs); err != nil {
 		return err
