@@ -244,7 +244,7 @@ func TestInsiderBreaksProtocol(t *testing.T) {
 		conn := say(first)
 		eventually(t, "hello refused", func() bool { return b.of(EventHelloRefused) > before && conn.Context().Err() != nil })
 	}
-	say(hello{name: "evil", boot: 9}.encode()[:5])
+	say(hello{name: "evil"}.encode()[:5])
 	eventually(t, "half a hello refused", func() bool { return b.of(EventHelloRefused) > 3 })
 	if b.Up("evil") {
 		t.Fatal("up without a hello")
@@ -262,11 +262,9 @@ func TestInsiderBreaksProtocol(t *testing.T) {
 		_ = stream.Close()        // as above
 		eventually(t, "packet refused", func() bool { return b.of(EventPacketRefused) > before })
 	}
-	stream, err := conn.OpenStream()
-	if err != nil {
-		t.Fatal(err)
+	if stream, err := conn.OpenStream(); err == nil {
+		_ = stream.Close() // without a kind
 	}
-	_ = stream.Close() // without a kind
 	eventually(t, "stream refused", func() bool { return b.of(EventStreamRefused) > 0 })
 	if !b.Up("evil") {
 		t.Error("a bad packet ended the link: others could be blamed for it")
