@@ -181,10 +181,10 @@ func (o *outbox) take(now session.Instant, trip time.Duration, writer func() *st
 	p := packer{writer: writer}
 	for i := range o.classes {
 		c := &o.classes[i]
-		horizon := now
-		for g := c.next(horizon, windows[i]); g != nil && len(p.packets) < packetsPerTurn; g = c.next(horizon, windows[i]) {
+		fresh := now
+		for g := c.next(now, fresh, windows[i]); g != nil && len(p.packets) < packetsPerTurn; g = c.next(now, fresh, windows[i]) {
 			if i == classActivity {
-				horizon = now.Add(batchActivity) // what would go soon goes along
+				fresh = now.Add(batchActivity) // what would go soon goes along
 			}
 			p.add(&g.it)
 			if g.sends > 0 {
@@ -212,12 +212,12 @@ func resendAfter(sends int, trip time.Duration) time.Duration {
 	return min(wait, resendLast)
 }
 
-// next is what of the class is to be sent now.
-func (c *class) next(now session.Instant, window int) *outgoing {
+// next is what of the class is to be sent now: again, or for the first time if it is due until fresh.
+func (c *class) next(now, fresh session.Instant, window int) *outgoing {
 	if c.sent.Len() > 0 && c.sent[0].due <= now {
 		return c.sent[0]
 	}
-	if c.fresh.Len() > 0 && c.fresh[0].due <= now && c.sent.Len() < window {
+	if c.fresh.Len() > 0 && c.fresh[0].due <= fresh && c.sent.Len() < window {
 		return c.fresh[0]
 	}
 	return nil
