@@ -134,7 +134,7 @@ const (
 
 // Timing: how much traffic there is, and how soon. Nothing that nodes have to agree upon.
 const (
-	resendFirst = 5 * time.Millisecond // or twice the round trip
+	resendFirst = 5 * time.Millisecond // or one and a half round trips
 	resendLast  = 200 * time.Millisecond
 
 	batchActivity = 50 * time.Millisecond

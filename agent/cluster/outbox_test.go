@@ -69,7 +69,7 @@ func TestOutboxSendsUntilAcknowledged(t *testing.T) {
 	if list, next := taken(t, o, now.Add(time.Hour)); len(list) != 0 || next != 0 || o.length() != 0 {
 		t.Errorf("after the acknowledgement: %+v, %v", list, next)
 	}
-	if slow := resendAfter(0, 40*time.Millisecond); slow != 80*time.Millisecond {
+	if slow := resendAfter(0, 40*time.Millisecond); slow != 60*time.Millisecond {
 		t.Errorf("over a long way sent again after %v", slow)
 	}
 }

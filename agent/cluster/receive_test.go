@@ -26,8 +26,8 @@ func TestRevocationsOvertakeCreations(t *testing.T) {
 		v := s.create(t, "n0", 200, time.Hour, 0)
 		eventually(t, time.Second, "created everywhere", s.lives(v))
 		n0, n1 := s.nodes["n0"], s.nodes["n1"]
-		n0.store.slow = 0
-		n1.store.slow = 200 * time.Millisecond // for each batch
+		n0.store.takes(0)
+		n1.store.takes(200 * time.Millisecond) // for each batch
 		for i := range 4000 {
 			if _, err := n0.table.Create(session.Session{Key: session.Key{byte(i), byte(i >> 8), 1}, Identity: session.Identity{Subject: "u"}}, time.Hour); err != nil {
 				t.Fatal(err)
