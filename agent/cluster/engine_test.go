@@ -277,6 +277,9 @@ func TestRestart(t *testing.T) {
 		s := newSim(t, 3, nil)
 		s.ready(t)
 		kept, killed := s.create(t, "n0", 1, time.Hour, 0), s.create(t, "n1", 2, time.Hour, 0)
+		for i := range byte(5) {
+			s.create(t, "n2", 20+i, time.Hour, 0)
+		}
 		s.same(t, time.Second)
 		n2 := s.nodes["n2"]
 		n2.down()
