@@ -18,8 +18,9 @@ type Network interface {
 	// Request sends up to 1.1 MiB over a stream and returns the reply of the other engine's Serve, or an
 	// error that says what went wrong.
 	Request(ctx context.Context, to string, data []byte) ([]byte, error)
-	// Broadcast hands a message to gossip; a later one with the same key replaces it in the queue.
-	Broadcast(key string, data []byte)
+	// Broadcast hands a message of at most 1,000 bytes to gossip; a later one with the same key replaces it
+	// in the queue.
+	Broadcast(key string, data []byte) error
 }
 
 // Membership knows who is there.

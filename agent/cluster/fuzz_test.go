@@ -91,8 +91,8 @@ func (nowhere) Send(string, []byte) error { return nil }
 func (nowhere) Request(context.Context, string, []byte) ([]byte, error) {
 	return nil, errNobody
 }
-func (nowhere) Broadcast(string, []byte) {}
-func (nowhere) Members() []Member        { return nil }
+func (nowhere) Broadcast(string, []byte) error { return nil }
+func (nowhere) Members() []Member              { return nil }
 
 // fuzzState decodes each item as each kind, since a peer may call anything anything.
 func fuzzState(t *testing.T, b []byte) {

@@ -71,7 +71,10 @@ func (n *simNode) Request(ctx context.Context, to string, data []byte) ([]byte, 
 }
 
 // Broadcast implements Network: three members now, and those tell three more if it is news to them.
-func (n *simNode) Broadcast(_ string, data []byte) {
+func (n *simNode) Broadcast(_ string, data []byte) error {
+	if len(data) > maxGossip {
+		return errors.New("too long")
+	}
 	n.sim.mu.Lock()
 	names := append([]string(nil), n.sim.names...)
 	n.sim.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
@@ -82,9 +85,10 @@ func (n *simNode) Broadcast(_ string, data []byte) {
 			n.sim.wait.Go(func() {
 				time.Sleep(100*time.Millisecond + d)
 				if e, up := node.running(); up && e.Gossiped(append([]byte(nil), data...)) {
-					node.Broadcast("", data)
+					_ = node.Broadcast("", data)
 				}
 			})
 		}
 	}
+	return nil
 }

@@ -41,6 +41,7 @@ const (
 // Limits of what is read from others. What is written keeps to them.
 const (
 	maxPacket  = 1100     // what is put into one packet, unless a single item is longer
+	maxGossip  = 1000     // bytes of a broadcast: an item that does not fit is not gossiped
 	maxMessage = 63 << 10 // bytes of a packet or broadcast that are read at all
 	maxChunk   = 1 << 20  // what is put into one request or reply, unless a single item is longer
 	maxRequest = maxChunk + maxMessage
