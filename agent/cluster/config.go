@@ -13,13 +13,14 @@ import (
 
 // Network carries bytes between members that know each other's names for sure. It is safe for concurrent use.
 type Network interface {
-	// Send sends a packet, of 1,100 bytes mostly, at most 128 KiB. It never blocks and may lose it.
+	// Send sends a packet, of 1,100 bytes mostly, at most 63 KiB. It never blocks and may lose it.
 	Send(to string, data []byte) error
-	// Request sends up to some 1.2 MB over a stream and returns the reply of the other engine's Serve, or an
+	// Request sends up to 1.1 MiB over a stream and returns the reply of the other engine's Serve, or an
 	// error that says what went wrong.
 	Request(ctx context.Context, to string, data []byte) ([]byte, error)
-	// Broadcast hands a message to gossip; a later one with the same key replaces it in the queue.
-	Broadcast(key string, data []byte)
+	// Broadcast hands a message of at most 1,000 bytes to gossip; a later one with the same key replaces it
+	// in the queue.
+	Broadcast(key string, data []byte) error
 }
 
 // Membership knows who is there.
@@ -75,7 +76,7 @@ type Config struct {
 	Outcome func(context.Context, []session.Ending) (Outcome, error)
 	// Resolve names the sessions that match the request of another node. It may take its time. Optional.
 	Resolve func(ctx context.Context, request []byte) ([]session.ID, error)
-	// Documents returns all that others should have, each at most 96 KiB; Document takes one over, and
+	// Documents returns all that others should have, each at most 60 KiB; Document takes one over, and
 	// may take its time. It must expect those that it has, and forged ones. Optional, both.
 	Documents func() []Document
 	Document  func(from string, d Document) error
@@ -132,10 +133,9 @@ const (
 	CountKillsSilent  = "kills_with_silent"   // kills that some node did not answer
 )
 
-// Timing. What others rely on stands in CLUSTER terms in the package's design: changing a constant here changes
-// how much traffic there is, not what is agreed upon.
+// Timing: how much traffic there is, and how soon. Nothing that nodes have to agree upon.
 const (
-	resendFirst = 5 * time.Millisecond // or twice the round trip
+	resendFirst = 5 * time.Millisecond // or one and a half round trips
 	resendLast  = 200 * time.Millisecond
 
 	batchActivity = 50 * time.Millisecond

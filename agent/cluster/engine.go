@@ -42,7 +42,7 @@ type Engine struct {
 	peers map[string]*peer
 	ready bool
 
-	changing sync.Mutex // one MembersChanged at a time
+	changing sync.Mutex // one look at the members at a time
 }
 
 // maxPeers bounds what members' names make the engine remember.
@@ -133,6 +133,16 @@ func (e *Engine) livePeers() []*peer {
 
 // MembersChanged looks at the membership again. It is to be called when a member came, went or changed.
 func (e *Engine) MembersChanged() {
+	if m, changed := e.lookAtMembers(); changed && e.cfg.OnMajority != nil {
+		e.cfg.OnMajority(m)
+	}
+	e.kills.lookAgain()
+	wake(e.pumpWake)
+	wake(e.clockWake)
+	wake(e.syncWake)
+}
+
+func (e *Engine) lookAtMembers() (m Majority, changed bool) {
 	e.changing.Lock()
 	defer e.changing.Unlock()
 	states := map[string]MemberState{}
@@ -148,13 +158,7 @@ func (e *Engine) MembersChanged() {
 		}
 		e.becomes(p, state, now)
 	}
-	if m, changed := e.quorum.update(states, now); changed && e.cfg.OnMajority != nil {
-		e.cfg.OnMajority(m)
-	}
-	e.kills.lookAgain()
-	wake(e.pumpWake)
-	wake(e.clockWake)
-	wake(e.syncWake)
+	return e.quorum.update(states, now)
 }
 
 // becomes notes what membership believes of a peer.

@@ -3,6 +3,8 @@
 package cluster
 
 import (
+	"bytes"
+	"context"
 	"reflect"
 	"testing"
 
@@ -56,6 +58,41 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReceive hands whole packets and gossip to an engine, which must survive them all.
+func FuzzReceive(f *testing.F) {
+	f.Add("b", sampleState(f))
+	f.Add("b", encodeAck(ack{epoch: 7, numbers: []uint64{1}}))
+	f.Add("b", encodeClock(clockMessage{t1: 1, boot: 4, epoch: 7}))
+	f.Add("a", []byte{wireVersion, 99})
+	clock := &handClock{boot: 1}
+	base := NewTimebase(originA, clock, nil)
+	table, err := session.NewTable(session.TableConfig{Clock: clock, Timebase: base})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, from string, b []byte) {
+		e, err := New(Config{Clock: clock, Timebase: base, Table: table, Network: nowhere{}, Membership: nowhere{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Receive(from, bytes.Clone(b))
+		e.Gossiped(bytes.Clone(b))
+		for _, l := range []*lane{&e.inbox.urgent[0], &e.inbox.normal[0], &e.inbox.normal[1]} {
+			e.apply(t.Context(), l.list)
+		}
+	})
+}
+
+// nowhere is a network without anybody.
+type nowhere struct{}
+
+func (nowhere) Send(string, []byte) error { return nil }
+func (nowhere) Request(context.Context, string, []byte) ([]byte, error) {
+	return nil, errNobody
+}
+func (nowhere) Broadcast(string, []byte) error { return nil }
+func (nowhere) Members() []Member              { return nil }
 
 // fuzzState decodes each item as each kind, since a peer may call anything anything.
 func fuzzState(t *testing.T, b []byte) {

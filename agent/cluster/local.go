@@ -74,11 +74,11 @@ func (e *Engine) gossip(key string, it item) {
 	it.number = 0
 	w.add(&it)
 	b := w.message()
-	if len(b) > maxPacket {
+	if len(b) > maxGossip {
 		return // delivery and anti-entropy carry it
 	}
 	e.seen.add(maphash.Bytes(e.seen.seed, b)) // it is no news to us when it comes back
-	e.cfg.Network.Broadcast(key, b)
+	_ = e.cfg.Network.Broadcast(key, b)       // what is lost comes by delivery or anti-entropy
 }
 
 // Raise ends the sessions that a watermark covers, here and on every node. Returns what ended here. With an

@@ -114,7 +114,7 @@ func (r *reporter) order(a *arrival, durable bool) bool {
 	if o.seen[a.rec.ID] {
 		return true
 	}
-	if r.ids >= maxOrderIDs {
+	if r.ids >= maxOrderIDs || len(o.seen) >= maxOrderIDs {
 		return false
 	}
 	o.seen[a.rec.ID] = true

@@ -40,9 +40,10 @@ const (
 
 // Limits of what is read from others. What is written keeps to them.
 const (
-	maxPacket  = 1100      // what is put into one packet, unless a single item is longer
-	maxMessage = 128 << 10 // bytes of a packet or broadcast that are read at all
-	maxChunk   = 1 << 20   // what is put into one request or reply, unless a single item is longer
+	maxPacket  = 1100     // what is put into one packet, unless a single item is longer
+	maxGossip  = 1000     // bytes of a broadcast: an item that does not fit is not gossiped
+	maxMessage = 63 << 10 // bytes of a packet or broadcast that are read at all
+	maxChunk   = 1 << 20  // what is put into one request or reply, unless a single item is longer
 	maxRequest = maxChunk + maxMessage
 
 	maxItems   = 16_384 // in a message
@@ -50,8 +51,8 @@ const (
 	maxIDs     = 65_536 // in a request or reply
 
 	maxNode   = 64
-	maxRecord = 64 << 10
-	maxOpaque = 96 << 10
+	maxRecord = 60 << 10
+	maxOpaque = 60 << 10
 	maxName   = 2_048  // issuer, subject, name, e-mail, group, by
 	maxWord   = 64     // method, reason
 	maxText   = 16_384 // an operator's words

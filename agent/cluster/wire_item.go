@@ -197,7 +197,7 @@ func (it *item) report() (r report, err error) {
 // Document is bytes that the cluster carries for another package, to everyone.
 type Document struct {
 	Kind byte
-	Data []byte // up to 96 KiB
+	Data []byte // up to 60 KiB
 }
 
 func encodeDocument(d Document) (item, error) {
