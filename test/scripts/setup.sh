@@ -18,9 +18,10 @@ declare -A packages=(
 	[ssh]=openssh-client [/usr/sbin/sshd]=openssh-server
 	[/usr/sbin/ip]=iproute2 [/usr/sbin/nft]=nftables [ss]=iproute2 [setpriv]=util-linux
 	[openssl]=openssl [python3]=python3-minimal [npm]=npm
+	[spin]=spin [gcc]=gcc [/usr/include/stdio.h]=libc6-dev # Spin's verifiers are C programs
 )
 case "${1:-}" in
-generate) packages+=([clang]=clang [llvm-strip]=llvm [/usr/include/bpf/bpf_helpers.h]=libbpf-dev [gcc]=gcc [/usr/include/stdio.h]=libc6-dev) ;;
+generate) packages+=([clang]=clang [llvm-strip]=llvm [/usr/include/bpf/bpf_helpers.h]=libbpf-dev) ;;
 bench) packages+=([/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream) ;;
 esac
 missing=()
