@@ -37,7 +37,8 @@ type entry struct {
 	check Instant // when the loop looks at this entry next
 	index int     // in Table.queue
 
-	summed bool // in Table.digest
+	summed  bool // in Table.digest
+	unsaved bool // what it says is not known to be durable: whoever is told that it is saves it first
 }
 
 // rare is what few sessions have. Immutable but for extra.

@@ -28,6 +28,7 @@ func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 		e.conns = map[*Connection]bool{}
 	}
 	e.conns[c] = true
+	t.attached++
 	now := t.cfg.Clock.Boot()
 	e.touch(now)
 	t.rescheduleLocked(e, t.nextCheckLocked(e, now))
@@ -48,6 +49,7 @@ func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 		return nil, false
 	}
 	delete(e.conns, c)
+	t.attached--
 	if len(e.conns) == 0 {
 		e.conns = nil
 	}
@@ -108,6 +110,7 @@ func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 			continue
 		}
 		ending := t.endLocked(e, end)
+		e.unsaved = true
 		t.mu.Unlock()
 		t.ended(ending)
 		endings = append(endings, ending)
@@ -124,7 +127,7 @@ func (t *Table) saveAll(endings []Ending) error {
 	for i, e := range endings {
 		list[i] = e.Session
 	}
-	if err := t.save(list...); err != nil {
+	if err := t.saveNow(list); err != nil {
 		return fmt.Errorf("end %d sessions: %w", len(list), err)
 	}
 	return nil

@@ -111,6 +111,13 @@ func (t *Table) Select(sel Selector, ended bool) []Entry {
 	return list
 }
 
+// Connections returns how many connections the live sessions have on this host.
+func (t *Table) Connections() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attached
+}
+
 // Count returns how many sessions live.
 func (t *Table) Count() int {
 	t.mu.Lock()

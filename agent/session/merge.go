@@ -48,6 +48,13 @@ func mergeImmutable(a, b Record) (out Record, conflict bool) {
 		}
 		return a, b.Origin != a.Origin
 	}
+	supersedes := a.Supersedes
+	if bytes.Compare(b.Supersedes[:], supersedes[:]) > 0 {
+		supersedes = b.Supersedes
+	}
+	if a.Tombstone() { // of another version one may say less than the other: that is no contradiction
+		a.Supersedes, b.Supersedes = supersedes, supersedes
+	}
 	c := bytes.Compare(a.immutable(), b.immutable())
 	if c > 0 {
 		a = b

@@ -21,6 +21,9 @@ func randomRecord(r *rand.Rand, id byte) Record {
 	if r.IntN(2) == 0 || rec.Tombstone() {
 		rec.Revoked = &End{Reason: []Reason{ReasonKilled, ReasonLogout}[r.IntN(2)], By: []string{"x", "y"}[r.IntN(2)], At: time.Unix(int64(r.IntN(2)), 0)}
 	}
+	if r.IntN(4) == 0 {
+		rec.Supersedes = ID{byte(r.IntN(3))}
+	}
 	if r.IntN(20) == 0 && !rec.Tombstone() {
 		rec.Identity.Subject = "somebody else" // an attack, or a bug
 	}

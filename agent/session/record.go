@@ -42,7 +42,7 @@ type Timebase interface {
 type Record struct {
 	ID ID
 
-	// Immutable; empty in a tombstone, but for Origin.
+	// Immutable; empty in a tombstone, but for Origin and Supersedes.
 	Key         Key
 	Identity    Identity
 	Method      string

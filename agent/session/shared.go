@@ -27,9 +27,12 @@ func (t *Table) Merge(records []Record) (MergeResult, error) {
 			}
 			t.mu.Lock()
 			changed, after := t.mergeLocked(r, &m)
+			e := t.byID[r.ID]
 			if changed {
-				e := t.byID[r.ID]
 				m.News = append(m.News, t.recordLocked(e))
+				e.unsaved = true
+			}
+			if e != nil && e.unsaved { // perhaps since an earlier call, which failed or is not done
 				dirty = append(dirty, t.sessionLocked(e))
 			}
 			t.mu.Unlock()
@@ -37,10 +40,26 @@ func (t *Table) Merge(records []Record) (MergeResult, error) {
 			dirty = append(dirty, after.finish(t)...)
 		}
 	}
-	if err := t.save(dirty...); err != nil {
+	if err := t.saveNow(dirty); err != nil {
 		return m, fmt.Errorf("take over sessions: %w", err)
 	}
 	return m, nil
+}
+
+// saveNow makes sessions durable. What fails is tried again by the next call that is about them.
+func (t *Table) saveNow(list []Session) error {
+	if err := t.save(list...); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range list {
+		// Unless it has changed since.
+		if e := t.byID[list[i].ID]; e != nil && e.unsaved && e.ended == list[i].Ended && e.published == list[i].Published && e.ends == list[i].Ends {
+			e.unsaved = false
+		}
+	}
+	return nil
 }
 
 // mergeLocked merges one record and reports whether the table knows more than before.

@@ -462,3 +462,72 @@ func BenchmarkMerge(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(records)), "ns/record")
 }
+
+// What could not be made durable is not taken for done when it comes again.
+func TestFailedSaveIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		marks := &failingMarks{fail: true}
+		c.tables[1].cfg.Watermarks = marks
+		s := c.tables[0].create(t, 1, time.Hour, 0)
+		c.settle()
+		disk := c.tables[1].store
+		disk.mu.Lock()
+		disk.fail = errors.New("disk full")
+		disk.mu.Unlock()
+		r := Record{ID: s.ID, Origin: s.Origin, Deadline: s.Ends, Revoked: &End{Reason: ReasonKilled}}
+		w := Watermark{Subject: "x", Origin: s.Origin, Before: 1, End: End{Reason: ReasonKilled}}
+		for range 2 {
+			if _, err := c.tables[1].Merge([]Record{r}); err == nil {
+				t.Fatal("taken over without being durable")
+			}
+			if _, _, err := c.tables[1].Raise(w); err == nil {
+				t.Fatal("raised without being durable")
+			}
+		}
+		disk.mu.Lock()
+		disk.fail = nil
+		disk.mu.Unlock()
+		marks.fail = false
+		if _, err := c.tables[1].Merge([]Record{r}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.tables[1].Raise(w); err != nil || marks.saved != 1 {
+			t.Fatalf("%d saved, %v", marks.saved, err)
+		}
+		if saved, ok := disk.get(s.ID); !ok || saved.Ended == nil {
+			t.Error("acknowledged, and a restart would not know")
+		}
+	})
+}
+
+type failingMarks struct {
+	fail  bool
+	saved int
+}
+
+func (f *failingMarks) SaveWatermark(Watermark) error {
+	if f.fail {
+		return errors.New("disk full")
+	}
+	f.saved++
+	return nil
+}
+
+// Who hears of the end of a session before the session ends the one that it had taken over from, too.
+func TestTombstoneEndsTheSupersededSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		old := c.tables[0].create(t, 1, time.Hour, 0)
+		c.settle()
+		conn := NewConnection(old.ID)
+		if _, _, err := c.tables[1].Attach(conn); err != nil {
+			t.Fatal(err)
+		}
+		tomb := Record{ID: ID{9}, Origin: old.Origin, Deadline: old.Ends, Supersedes: old.ID, Revoked: &End{Reason: ReasonKilled}}
+		m, err := c.tables[1].Merge([]Record{tomb})
+		if err != nil || len(m.Ended) != 1 || m.Ended[0].Session.ID != old.ID || len(m.Ended[0].Conns) != 1 {
+			t.Errorf("%+v, %v", m, err)
+		}
+	})
+}

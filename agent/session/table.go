@@ -85,21 +85,23 @@ type Takeover struct {
 type Table struct {
 	cfg TableConfig
 
-	mu     sync.Mutex
-	byID   map[ID]*entry
-	byKey  map[Key]*entry
-	byAddr map[netip.Addr]map[*entry]bool
-	people map[[2]string]*person // by issuer and subject
-	queue  queue
-	armed  Instant // what the alarm is set to
-	live   int
-	number uint64
+	mu       sync.Mutex
+	byID     map[ID]*entry
+	byKey    map[Key]*entry
+	byAddr   map[netip.Addr]map[*entry]bool
+	people   map[[2]string]*person // by issuer and subject
+	queue    queue
+	armed    Instant // what the alarm is set to
+	live     int
+	attached int // connections
+	number   uint64
 
 	self         unique.Handle[Origin]
 	grace        time.Duration // beyond the idle timeout: see SetIdleGrace
 	digest       Digest
 	supersededBy map[ID]*entry
 	watermarks   map[watermarkKey]Watermark
+	unsavedMarks map[watermarkKey]bool // not known to be durable
 }
 
 // NewTable returns an empty table.
@@ -132,6 +134,7 @@ func NewTable(cfg TableConfig) (*Table, error) {
 		self:         unique.Make(cfg.Timebase.Self()),
 		supersededBy: map[ID]*entry{},
 		watermarks:   map[watermarkKey]Watermark{},
+		unsavedMarks: map[watermarkKey]bool{},
 	}, nil
 }
 
@@ -349,6 +352,7 @@ func (t *Table) removeLocked(e *entry) {
 	if e.summed {
 		t.toggleLocked(e)
 	}
+	t.attached -= len(e.conns)
 	delete(t.byID, e.id)
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)

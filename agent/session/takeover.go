@@ -43,7 +43,8 @@ func (a *aftermath) finish(t *Table) (dirty []Session) {
 // number went over to next. Where next is dead on arrival they stay, and end with it.
 func (t *Table) takeOverLocked(next *entry, after *aftermath) []Ending {
 	old := t.byID[next.rare.supersedes]
-	if old == nil || old.ended != nil || !old.sameUser(next) {
+	tombstone := next.key.IsZero() // it does not say whose it is, and ends the one before all the same
+	if old == nil || old.ended != nil || !tombstone && !old.sameUser(next) {
 		return nil
 	}
 	if next.ended == nil {

@@ -30,10 +30,14 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 	t.mu.Lock()
 	key := watermarkKey{w.Issuer, w.Subject, w.Origin}
 	if old, ok := t.watermarks[key]; ok && old.Before >= w.Before {
+		unsaved := t.unsavedMarks[key]
 		t.mu.Unlock()
-		return false, nil, nil
+		if unsaved { // an earlier call failed, or is not done
+			err = t.saveWatermark(old)
+		}
+		return false, nil, err
 	}
-	t.watermarks[key] = w
+	t.watermarks[key], t.unsavedMarks[key] = w, true
 	var below []ID
 	for id, e := range t.byID {
 		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin.Value(), e.born, &w) {
@@ -42,10 +46,21 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 	}
 	t.mu.Unlock()
 	endings, err = t.EndAll(below, w.End)
+	return true, endings, errors.Join(err, t.saveWatermark(w))
+}
+
+func (t *Table) saveWatermark(w Watermark) error {
 	if t.cfg.Watermarks != nil {
-		err = errors.Join(err, t.cfg.Watermarks.SaveWatermark(w))
+		if err := t.cfg.Watermarks.SaveWatermark(w); err != nil {
+			return err
+		}
 	}
-	return true, endings, err
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if key := (watermarkKey{w.Issuer, w.Subject, w.Origin}); t.watermarks[key] == w {
+		delete(t.unsavedMarks, key)
+	}
+	return nil
 }
 
 // Watermarks returns all that were raised, in no order that means anything but always the same.
