@@ -103,7 +103,7 @@ func (e *Engine) probe(p *peer, now session.Instant) {
 
 // aboutUs is what every clock message tells of its sender.
 func (e *Engine) aboutUs() clockMessage {
-	return clockMessage{boot: e.self.Boot, epoch: e.epoch, wall: e.cfg.Clock.Wall().UnixNano(), sessions: e.cfg.Table.Count(), ready: e.Ready()}
+	return clockMessage{boot: e.self.Boot, epoch: e.epoch, wall: e.cfg.Clock.Wall().UnixNano(), sessions: e.cfg.Table.Count(), connections: e.cfg.Table.Connections(), ready: e.Ready()}
 }
 
 // receiveClock answers an exchange, or ends one.
@@ -150,7 +150,7 @@ func (p *peer) answered(t1 session.Instant) bool {
 func (p *peer) noteAnswer(m clockMessage, trip time.Duration, now session.Instant) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sessions, p.ready, p.heard = m.sessions, m.ready, now
+	p.sessions, p.connections, p.ready, p.heard = m.sessions, m.connections, m.ready, now
 	if p.trip == 0 {
 		p.trip = trip
 	}

@@ -21,6 +21,8 @@ type Node struct {
 	Sessions int
 	Ready    bool
 
+	Connections int
+
 	RoundTrip  time.Duration
 	Offset     time.Duration // what this host's CLOCK_BOOTTIME reads when the node's reads zero
 	Bound      time.Duration // how far Offset may be off; zero: Offset is not known
@@ -44,7 +46,7 @@ func (e *Engine) Nodes() []Node {
 			}
 		}
 		p.mu.Lock()
-		n.State, n.Since, n.Heard, n.Sessions, n.Ready = p.state, p.since, p.heard, p.sessions, p.ready
+		n.State, n.Since, n.Heard, n.Sessions, n.Connections, n.Ready = p.state, p.since, p.heard, p.sessions, p.connections, p.ready
 		n.RoundTrip, n.WallAhead, n.WallSkewed, n.Synced = p.trip, p.skew, p.skewed, p.synced
 		p.mu.Unlock()
 		list = append(list, n)

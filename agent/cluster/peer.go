@@ -21,6 +21,7 @@ type peer struct {
 	// What it tells of itself.
 	boot, epoch uint64
 	sessions    int
+	connections int
 	ready       bool
 	heard       session.Instant // when it last answered a clock exchange
 

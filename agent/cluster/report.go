@@ -55,6 +55,12 @@ func (r *recentEndings) of(ids []session.ID) []session.Ending {
 	return list
 }
 
+// Ended is to be called with each session that ends here, as soon as it has (from session.TableConfig.OnEnd): an
+// order to report on it may be at work already while its end is being made durable.
+func (e *Engine) Ended(ending session.Ending) {
+	e.recent.add([]session.Ending{ending}, e.cfg.Clock.Boot())
+}
+
 // reporter finds out what became of the connections of sessions that other nodes ordered to end, and reports
 // it to them. What is ordered while it waits is reported on together.
 type reporter struct {
@@ -187,9 +193,25 @@ func (r *reporter) run(ctx context.Context) {
 	}
 }
 
+// endings waits a little for those that are being carried out: the table knows that a session has ended before
+// anybody is told.
+func (r *reporter) endings(ctx context.Context, ids []session.ID) []session.Ending {
+	e := r.engine
+	for until := e.cfg.Clock.Boot().Add(endingPatience); ; {
+		endings := e.recent.of(ids)
+		now := e.cfg.Clock.Boot()
+		if len(endings) >= len(ids) || now >= until || !sleepUntil(ctx, e.cfg.Clock, now.Add(endingPatience/20), nil) {
+			return endings
+		}
+	}
+}
+
+// endingPatience is for a machine that is busy. Sessions that a node never had take as long to report on.
+const endingPatience = 100 * time.Millisecond
+
 func (r *reporter) report(ctx context.Context, t task) {
 	e := r.engine
-	if endings := e.recent.of(t.ids); len(endings) > 0 {
+	if endings := r.endings(ctx, t.ids); len(endings) > 0 {
 		if e.cfg.Outcome == nil {
 			t.report.unverified = true
 		} else {

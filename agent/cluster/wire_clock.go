@@ -19,6 +19,8 @@ type clockMessage struct {
 	wall     int64  // its wall clock, nanoseconds since 1970: shown to people and compared, never used
 	sessions int
 	ready    bool
+
+	connections int
 }
 
 // maxInstant keeps sums of readings and offsets within 64 bits: some 73 years since boot.
@@ -33,7 +35,8 @@ func encodeClock(c clockMessage) []byte {
 	b = appendFixed(b, 6, c.epoch)
 	b = appendSigned(b, 7, c.wall)
 	b = appendVarint(b, 8, uint64(c.sessions))
-	return appendFlag(b, 9, c.ready)
+	b = appendFlag(b, 9, c.ready)
+	return appendVarint(b, 10, uint64(c.connections))
 }
 
 func decodeClockMessage(b []byte) (c clockMessage, err error) {
@@ -57,6 +60,8 @@ func decodeClockMessage(b []byte) (c clockMessage, err error) {
 			return f.count(&c.sessions)
 		case 9:
 			return f.flag(&c.ready)
+		case 10:
+			return f.count(&c.connections)
 		}
 		return nil
 	})

@@ -37,7 +37,7 @@ type item struct {
 
 // tombstone is what of a record tells its end.
 func tombstone(r *session.Record) session.Record {
-	return session.Record{ID: r.ID, Origin: r.Origin, Deadline: r.Deadline, Revoked: r.Revoked}
+	return session.Record{ID: r.ID, Origin: r.Origin, Deadline: r.Deadline, Revoked: r.Revoked, Supersedes: r.Supersedes}
 }
 
 // activity is what of a record may move while the session lives.
