@@ -28,6 +28,7 @@ type actor struct {
 	bind       func() config.BindAddress
 	gateway    func() string // host:port that clients use
 	ca         func() []byte // PEM
+	cluster    *clusterNode  // nil: this node is in none
 }
 
 // methodControl is the Method of sessions made on the control socket, and their identity's issuer.
@@ -35,7 +36,7 @@ const methodControl = "control"
 
 // CreateSession implements control.Actor.
 func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error) {
-	if err := a.heed(); err != nil {
+	if err := errors.Join(a.heed(), a.cluster.ready()); err != nil {
 		return api.CreateSessionResult{}, err
 	}
 	for i, addr := range req.BindAddrs {
@@ -55,37 +56,67 @@ func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, b
 	return api.CreateSessionResult{Session: a.view.session(s, nil), CA: string(a.ca()), Gateway: a.gateway()}, nil
 }
 
-// Kill implements control.Actor. Every gate is shut before anything is waited for.
+// Kill implements control.Actor. Every gate of this node is shut before anything is waited for; other nodes are
+// told at the same time.
 func (a *actor) Kill(ctx context.Context, req api.KillRequest, by string) (api.KillResult, error) {
 	began := a.clock.Boot()
-	sel, whereErr, err := a.selector(req)
+	ids, err := a.resolve(req)
 	if err != nil {
-		return api.KillResult{}, err
-	}
-	entries := a.table.Select(sel, false)
-	if err := whereErr(); err != nil {
 		return api.KillResult{}, err
 	}
 	result := api.KillResult{DryRun: req.DryRun}
 	if req.DryRun {
-		a.preview(entries, &result)
+		elsewhere, _ := a.cluster.resolveElsewhere(ctx, req)
+		a.preview(union(ids, elsewhere), &result)
 		return result, nil
 	}
-	ids := make([]session.ID, len(entries))
-	for i, e := range entries {
-		ids[i] = e.Session.ID
-	}
-	endings, storeErr := a.table.EndAll(ids, session.End{Reason: session.ReasonKilled, By: by, Message: req.Reason})
+	end := session.End{Reason: session.ReasonKilled, By: by, Message: req.Reason, At: a.clock.Wall()}
+	endings, err := a.table.EndAll(ids, end)
+	storeErrs := []error{err}
+	more, err := a.cluster.raise(req, end)
+	endings, storeErrs = append(endings, more...), append(storeErrs, err)
+	elsewhere, silent := a.cluster.resolveElsewhere(ctx, req)
+	more, err = a.table.EndAll(elsewhere, end)
+	endings, storeErrs = append(endings, more...), append(storeErrs, err)
 	err = a.collect(ctx, endings, &result)
 	result.Took = api.Seconds(a.clock.Boot().Sub(began))
-	if storeErr != nil {
+	if storeErr := errors.Join(storeErrs...); storeErr != nil {
 		err = errors.Join(err, fmt.Errorf("the sessions have ended, but a restart might not know: %w", storeErr))
+	}
+	if err == nil {
+		result.Nodes = a.cluster.account(ctx, req, result, began, silent)
 	}
 	a.observe.killed(req, result, by, err)
 	if err != nil {
 		return result, &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: "look for what is left with: curfew connections; the sweep goes on trying every second"}
 	}
 	return result, nil
+}
+
+// resolve returns the sessions that a request is about, as far as this node knows.
+func (a *actor) resolve(req api.KillRequest) ([]session.ID, error) {
+	sel, whereErr, err := a.selector(req)
+	if err != nil {
+		return nil, err
+	}
+	entries := a.table.Select(sel, false)
+	if err := whereErr(); err != nil {
+		return nil, err
+	}
+	ids := make([]session.ID, len(entries))
+	for i, e := range entries {
+		ids[i] = e.Session.ID
+	}
+	return ids, nil
+}
+
+func union(a, b []session.ID) []session.ID {
+	for _, id := range b {
+		if !slices.Contains(a, id) {
+			a = append(a, id)
+		}
+	}
+	return a
 }
 
 // selector translates a request. Where a condition could not be told for some session, whereErr says so
@@ -118,11 +149,16 @@ func (a *actor) selector(req api.KillRequest) (sel session.Selector, whereErr fu
 	return sel, whereErr, nil
 }
 
-func (a *actor) preview(entries []session.Entry, result *api.KillResult) {
-	for _, e := range entries {
-		result.Sessions = append(result.Sessions, e.Session.ID)
-		for _, c := range e.Conns {
-			result.Connections = append(result.Connections, api.KilledConnection{ConnectionInfo: a.view.connection(e.Session, c), Outcome: api.OutcomeMatched})
+// preview lists what a kill would end: the sessions everywhere, the connections of this node.
+func (a *actor) preview(ids []session.ID, result *api.KillResult) {
+	for _, id := range ids {
+		v, conns, err := a.table.Get(id.String())
+		if err != nil {
+			continue // known elsewhere only, or over by now
+		}
+		result.Sessions = append(result.Sessions, id)
+		for _, c := range conns {
+			result.Connections = append(result.Connections, api.KilledConnection{ConnectionInfo: a.view.connection(v, c), Outcome: api.OutcomeMatched})
 		}
 	}
 }

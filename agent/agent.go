@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/enforcer"
 	"github.com/curfew-proxy/curfew/agent/policy"
@@ -57,8 +58,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if c.Cluster.Enabled() || o.Join != "" {
-		return errors.New("this version serves alone: it takes the configuration of a cluster, but does not join one yet; leave out cluster: and --join")
+	if o.Join != "" && !c.Cluster.Enabled() {
+		return &api.Error{Code: api.CodeBadRequest, Message: "--join: the configuration does not say where this node talks to others",
+			Hint: "add a line such as cluster: {listen: 0.0.0.0:7946}"}
 	}
 	uid, gid, err := lookupUser(c.User)
 	if err != nil {

@@ -33,9 +33,10 @@ type gate struct {
 	closed func(c *session.Connection, reason session.Reason, err error, ended *session.End)
 
 	log  *slog.Logger
-	lost func(session.ID)          // the kernel has no entry any more for a session that lives in the table
-	heed func() error              // takes note of what kill --local has ended, of which the kernel may know nothing
-	cut  func(*session.Connection) // ends one connection of a session that goes on
+	lost func(session.ID)           // the kernel has no entry any more for a session that lives in the table
+	may  func(service string) error // refuses where the cluster says so
+	heed func() error               // takes note of what kill --local has ended, of which the kernel may know nothing
+	cut  func(*session.Connection)  // ends one connection of a session that goes on
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission
@@ -65,6 +66,9 @@ func (g *gate) admission(number uint64) *admission {
 func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (func(session.Reason, error), error) {
 	if err := g.heed(); err != nil {
 		return nil, refusal(err)
+	}
+	if err := g.may(c.Service); err != nil {
+		return nil, err
 	}
 	maxDuration, both := g.limits(c.Service)
 	c.Activity.Both = both

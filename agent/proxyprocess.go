@@ -66,6 +66,7 @@ type proxyProcess struct {
 	alarm   *hostclock.Alarm
 	table   *session.Table
 
+	cluster    *clusterNode // nil: this node is in none
 	localKills *localKills
 	takeovers  chan session.Takeover
 
@@ -77,6 +78,7 @@ type proxyProcess struct {
 	vault      *identity.Vault
 	logins     *identity.Logins
 	view       *view
+	act        *actor
 	control    *control.Server
 	api        *apiListener
 	proxy      *proxy.Proxy
@@ -98,6 +100,7 @@ func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 		{"set up enforcement", p.setUpEnforcement},
 		{"set up sign-in", p.setUpSignIn},
 		{"heed local kills", p.heedEarlierKills},
+		{"join the cluster", func() error { return p.joinCluster(ctx) }},
 		{"set up control", p.setUpControl},
 		{"open listeners", p.setUpProxy},
 	} {
@@ -175,14 +178,25 @@ func (p *proxyProcess) openState() error {
 	if p.alarm, err = hostclock.NewAlarm(); err != nil {
 		return err
 	}
-	p.table, err = session.NewTable(session.TableConfig{
+	cfg := session.TableConfig{
 		Clock: p.clock, Alarm: p.alarm, Store: p.store, Watermarks: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
-		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.vault.EndLater(e.Session.ID) },
+		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.cluster.ended(e); p.vault.EndLater(e.Session.ID) },
 		OnMove: p.moved, OnSupersede: p.followed,
-	})
-	if err != nil {
+	}
+	if p.bundle.Load().inCluster() {
+		if p.cluster, err = newClusterNode(p); err != nil {
+			return err
+		}
+		cfg.Timebase, cfg.OnChange = p.cluster.time, p.cluster.changed
+	}
+	if p.table, err = session.NewTable(cfg); err != nil {
 		return err
 	}
+	return p.restore()
+}
+
+// restore fills the table with what the store knows.
+func (p *proxyProcess) restore() error {
 	marks, err := p.store.LoadWatermarks()
 	if err != nil {
 		return err
@@ -195,12 +209,15 @@ func (p *proxyProcess) openState() error {
 		return err
 	}
 	for _, s := range known {
+		if p.cluster != nil {
+			p.cluster.recall(&s)
+		}
 		if err := p.table.Restore(s); err != nil {
 			return fmt.Errorf("restore sessions: %w", err)
 		}
 	}
 	p.log.Info("state opened", "sessions", p.table.Count(), "known", len(known))
-	p.localKills = &localKills{path: filepath.Join(c.State, localKillsFile)}
+	p.localKills = &localKills{path: filepath.Join(p.bundle.Load().Config.State, localKillsFile)}
 	return nil
 }
 
@@ -209,6 +226,7 @@ func (p *proxyProcess) setUpEnforcement() error {
 		table: p.table, kernel: p.kernel, clock: p.clock, log: p.log, admissions: map[uint64]*admission{},
 		limits: func(service string) (time.Duration, bool) { return p.bundle.Load().serviceLimits(service) },
 		closed: p.observe.closed, lost: p.lost, heed: p.heedLocalKills,
+		may: func(service string) error { return p.cluster.admitTo(service) },
 	}
 	p.gate.cut = func(c *session.Connection) { p.cut(context.Background(), c) }
 	p.terminator = newTerminator(p.gate, p.clock)
@@ -292,6 +310,11 @@ func (p *proxyProcess) close() {
 	if p.proxy != nil {
 		p.proxy.Close()
 	}
+	if p.cluster != nil {
+		if err := p.cluster.close(); err != nil {
+			p.log.Error("close cluster", "error", err)
+		}
+	}
 	if p.alarm != nil {
 		_ = p.alarm.Close() // read only
 	}
@@ -323,6 +346,9 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	for _, provider := range p.providers {
 		parts = append(parts, provider.Run)
 	}
+	if p.cluster != nil {
+		parts = append(parts, p.cluster.run)
+	}
 	for _, part := range parts {
 		group.Go(func() error { return part(ctx) })
 	}
@@ -352,6 +378,9 @@ func (p *proxyProcess) drain(ctx context.Context, stop func()) error {
 	defer stop()
 	timeout := p.bundle.Load().Config.Limits.DrainTimeout
 	p.log.Info("draining", "timeout", timeout)
+	if p.cluster != nil {
+		defer p.cluster.leave() // after the last connection: until then it has its say
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := p.proxy.Drain(ctx); err != nil {

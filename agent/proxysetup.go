@@ -60,7 +60,7 @@ func (p *proxyProcess) setUpSignIn() error {
 
 func (p *proxyProcess) signIns() *signIns {
 	return &signIns{
-		table: p.table, observe: p.observe,
+		table: p.table, observe: p.observe, cluster: p.cluster,
 		config:    func() *bundle { return p.bundle.Load() },
 		authorise: p.Authorize, heed: p.heedLocalKills,
 	}
@@ -73,12 +73,12 @@ func (p *proxyProcess) Authorize(s session.Session, service string, source netip
 
 func (p *proxyProcess) setUpControl() error {
 	p.view = &view{table: p.table, clock: p.clock, services: func() []api.ServiceInfo { return p.bundle.Load().serviceInfos() }, status: p.status}
-	act := &actor{view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe, heed: p.heedLocalKills,
+	p.act = &actor{cluster: p.cluster, view: p.view, table: p.table, terminator: p.terminator, clock: p.clock, observe: p.observe, heed: p.heedLocalKills,
 		bind:    func() config.BindAddress { return p.bundle.Load().Config.BindAddress },
 		gateway: func() string { return p.bundle.Load().gateway() }, ca: p.cert.PEM}
 	var err error
 	p.control, err = control.New(control.Config{
-		View: p.view, Actor: act, Health: p.view, Events: p.observe.events, Metrics: p.metrics.Handler(), Log: p.log,
+		View: p.view, Actor: p.act, Cluster: p.cluster.control(), Health: p.view, Events: p.observe.events, Metrics: p.metrics.Handler(), Log: p.log,
 	})
 	return err
 }
@@ -94,6 +94,10 @@ func (p *proxyProcess) status() api.Status {
 		s.Problems = append(s.Problems, "enforcement is in user space: a hung proxy enforces nothing")
 	}
 	if err := p.proxy.Health(); err != nil {
+		s.Ready = false
+		s.Problems = append(s.Problems, err.Error())
+	}
+	if err := p.cluster.ready(); err != nil {
 		s.Ready = false
 		s.Problems = append(s.Problems, err.Error())
 	}
@@ -115,7 +119,7 @@ func (p *proxyProcess) setUpProxy() error {
 	l := b.Config.Limits
 	p.proxy, err = proxy.New(proxy.Config{
 		Services: services, Gateway: addresses(b.Config.Listen), API: p.api.take,
-		Sessions: p.table, Policy: p, Gate: p.gate, Observer: p.observe, Certificate: p.cert.Get, Clock: p.clock, Logger: p.log,
+		Sessions: lookup{p.table, p.cluster}, Policy: p, Gate: p.gate, Observer: p.observe, Certificate: p.cert.Get, Clock: p.clock, Logger: p.log,
 		Limits: proxy.Limits{Handshake: l.HandshakeTimeout, Unauthenticated: l.Unauthenticated, UnauthenticatedPerSource: l.UnauthenticatedPerSource},
 	})
 	return err

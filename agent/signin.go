@@ -22,6 +22,7 @@ type signIns struct {
 	observe   *observer
 	config    func() *bundle
 	heed      func() error // what kill --local ended is older than what is created from now on
+	cluster   *clusterNode // nil: this node is in none
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 
@@ -31,7 +32,7 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := checkBindAddrs(n.BindAddrs, c.BindAddress); err != nil {
 		return session.Session{}, err
 	}
-	if err := s.heed(); err != nil {
+	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}
@@ -47,7 +48,9 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 }
 
 // ByKey implements identity.Sessions.
-func (s *signIns) ByKey(key session.Key) (session.Session, error) { return s.table.ByKey(key) }
+func (s *signIns) ByKey(key session.Key) (session.Session, error) {
+	return lookup{s.table, s.cluster}.ByKey(key)
+}
 
 // End implements identity.Sessions.
 func (s *signIns) End(_ context.Context, id session.ID, end session.End) error {

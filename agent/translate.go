@@ -125,6 +125,19 @@ func (b *bundle) userServices() []api.Service {
 	return list
 }
 
+// strictServices are those that a node without a majority does not serve.
+func (b *bundle) strictServices() (list []string) {
+	for _, s := range b.Config.Services {
+		if s.Partition == config.PartitionStrict {
+			list = append(list, s.Name)
+		}
+	}
+	return list
+}
+
+// inCluster reports whether the node is to be part of a cluster.
+func (b *bundle) inCluster() bool { return b.Config.Cluster.Enabled() }
+
 // gateway is host:port of the URL that clients use.
 func (b *bundle) gateway() string {
 	u, err := url.Parse(b.Config.URL)

@@ -31,6 +31,7 @@ type Metrics struct {
 	lateness         prometheus.Histogram
 	logins           *prometheus.CounterVec
 	storeErrors      *prometheus.CounterVec
+	cluster          *prometheus.CounterVec
 }
 
 // Sources are read when the metrics are scraped. They must be set, be quick, and be safe for
@@ -66,6 +67,7 @@ func New(version string, src Sources) *Metrics {
 	m.lateness = histogram(m, "deadline_lateness_seconds", "Time from a session's deadline to the end of its kill.")
 	m.logins = counterVec(m, "logins_total", "Steps of signing in and out, by what came of them.", "result")
 	m.storeErrors = counterVec(m, "store_errors_total", "Errors of the store that keeps sessions over a restart.", "operation")
+	m.cluster = counterVec(m, "cluster_events_total", "What happened between the nodes of the cluster, by the part that saw it: mesh, gossip or engine.", "part", "event")
 	m.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -163,3 +165,8 @@ func (m *Metrics) Login(result string) { m.logins.WithLabelValues(result).Inc() 
 
 // StoreError counts a failed operation ("load", "save", "delete") of the session store.
 func (m *Metrics) StoreError(operation string) { m.storeErrors.WithLabelValues(operation).Inc() }
+
+// Cluster counts what happened between the nodes of the cluster.
+func (m *Metrics) Cluster(part, event string, n int) {
+	m.cluster.WithLabelValues(part, event).Add(float64(n))
+}

@@ -84,7 +84,8 @@ type Agent struct {
 	Control *control.Client
 
 	under []string
-	args  []string
+	// Args are more arguments; Run and Launch take them.
+	Args  []string
 	netns *os.File
 	proc  *peers.Process
 }
@@ -107,7 +108,7 @@ func Start(t testing.TB, c Config) *Agent {
 	if a.Gateway == "" {
 		a.Gateway = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
 	}
-	a.netns, a.under, a.args = c.Netns, c.Under, c.Args
+	a.netns, a.under, a.Args = c.Netns, c.Under, c.Args
 	a.Control = control.NewClient(a.Socket)
 	a.Configure(t, c)
 	a.Run(t)
@@ -142,7 +143,7 @@ func (a *Agent) Run(t testing.TB) {
 func (a *Agent) Launch(t testing.TB) {
 	t.Helper()
 	args := append(append([]string{}, a.under...), Binary(t), "agent", "--config", a.ConfigPath(), "--log-format", "text", "--log-level", "debug")
-	args = append(args, a.args...)
+	args = append(args, a.Args...)
 	cmd := exec.Command(args[0], args[1:]...)
 	a.proc = a.start(t, cmd)
 	t.Cleanup(func() { a.Stop(t) }) // before the process would be killed
