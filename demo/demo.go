@@ -112,6 +112,11 @@ func (p *player) play(ctx context.Context) ([]Result, error) {
 		}
 		results = append(results, r)
 	}
+	r, err := p.clusterRound(ctx, len(results)+1)
+	if err != nil {
+		return results, err
+	}
+	results = append(results, r)
 	if p.Keep {
 		p.keep(ctx)
 	}

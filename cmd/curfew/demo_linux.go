@@ -20,7 +20,9 @@ func (a *app) newDemoCmd() *cobra.Command {
 		Long: `See it work on this machine: an OpenID provider and a service that streams for ever are
 started, with a real agent in front. A user signs in and opens endless streams; at the
 deadline you see how many connections were destroyed, how late, and that no byte came
-after it. Then once more with the agent's proxy process stopped.
+after it. Then once more with the agent's proxy process stopped. Then three agents, in
+network namespaces where they can be had, become a cluster: a kill at one cuts a session's
+streams through all.
 
 It needs root, uses loopback only, cleans up after itself, and fails if something is
 not as promised.`,
