@@ -97,6 +97,9 @@ func (p *proxyProcess) status() api.Status {
 		s.Ready = false
 		s.Problems = append(s.Problems, err.Error())
 	}
+	if p.cluster != nil && !p.cluster.trust.Member() {
+		s.Problems = append(s.Problems, "this node was removed from its cluster: it enforces what it knows and learns nothing; see docs/cluster.md to join again")
+	}
 	if err := p.cluster.ready(); err != nil {
 		s.Ready = false
 		s.Problems = append(s.Problems, err.Error())

@@ -12,11 +12,18 @@ import (
 	"github.com/curfew-proxy/curfew/agent/api"
 )
 
+// maxReason is how long the reason of a kill may be, in bytes: all nodes keep it.
+const maxReason = 1024
+
 // kill ends sessions. Once begun it does not depend on its caller any longer.
 func (s *Server) kill(w http.ResponseWriter, r *http.Request) {
 	var req api.KillRequest
 	if err := readJSON(w, r, &req); err != nil {
 		writeError(w, err)
+		return
+	}
+	if len(req.Reason) > maxReason {
+		writeError(w, badRequest("the reason is too long", "say it in a few lines"))
 		return
 	}
 	if req.Empty() {

@@ -42,6 +42,7 @@ func touch(m *Metrics) {
 	m.Killed(300*time.Microsecond, 1)
 	m.DeadlineLate(time.Millisecond)
 	m.Destroyed("destroy", 2)
+	m.Cluster("engine", "sync_rounds", 1)
 	m.Login("login-completed")
 	m.StoreError("save")
 }
