@@ -88,6 +88,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	wg.Go(func() { e.pump(ctx) })
 	wg.Go(func() { e.clockLoop(ctx) })
 	wg.Go(func() { e.syncLoop(ctx) })
+	wg.Go(func() { e.retryLoop(ctx) })
 	e.MembersChanged()
 	wg.Wait()
 	return nil
@@ -170,7 +171,7 @@ func (e *Engine) becomes(p *peer, state MemberState, now session.Instant) {
 		p.since = now
 	}
 	if state.reachable() && !before.reachable() {
-		p.appeared = true
+		p.appearLocked()
 		p.burst = newPeerBurst
 	}
 	p.mu.Unlock()
