@@ -184,6 +184,51 @@ func TestSilentNodesAreNamed(t *testing.T) {
 	})
 }
 
+// A member that is taken for dead while a kill waits, and comes back, was not asked again: it was called
+// silent though it could have answered. The order may have been lost, or what it answered.
+func TestKillWaitsForWhoComesBack(t *testing.T) {
+	for _, lost := range []string{"order", "answer"} {
+		t.Run(lost, func(t *testing.T) { simulate(t, func(t *testing.T) { killWhileAway(t, lost) }) })
+	}
+}
+
+func killWhileAway(t *testing.T, lost string) {
+	var mute atomic.Bool
+	s := newSim(t, 3, func(c *Config) {
+		name := c.Timebase.Self().Node
+		c.Network = &faulty{Network: c.Network, mute: func(to string, _ []byte) bool {
+			return mute.Load() && (lost == "order" && to == "n2" || lost == "answer" && name == "n2")
+		}}
+	})
+	s.ready(t)
+	v := s.create(t, "n0", 1, time.Hour, 0)
+	eventually(t, time.Second, "created everywhere", s.lives(v))
+	n0, n2 := s.nodes["n0"], s.nodes["n2"]
+	n2.conns[v.ID] = 2
+	mute.Store(true)
+	if _, err := n0.table.EndAll([]session.ID{v.ID}, session.End{Reason: session.ReasonKilled}); err != nil {
+		t.Fatal(err)
+	}
+	s.wait.Go(func() {
+		time.Sleep(time.Second)
+		s.parts(map[string]int{"n2": 1}) // membership has noticed
+		time.Sleep(time.Second)
+		mute.Store(false)
+		s.parts(nil)
+	})
+	for _, r := range n0.engine.Kill(t.Context(), Kill{IDs: []session.ID{v.ID}, Report: true}) {
+		if r.Silent || r.Acked != 1 || !r.Verified {
+			t.Errorf("%+v", r)
+		}
+		if r.Node == "n2" && (r.Destroyed != 2 || r.AckedAfter < 2*time.Second) {
+			t.Errorf("%+v", r)
+		}
+	}
+	eventually(t, time.Second, "nothing left to tell", func() bool {
+		return n0.engine.peer("n2").outbox.length()+n2.engine.peer("n0").outbox.length() == 0
+	})
+}
+
 func TestIdleSessionsLiveByActivityElsewhere(t *testing.T) {
 	simulate(t, func(t *testing.T) {
 		s := newSim(t, 3, nil)

@@ -355,6 +355,29 @@ func TestFind(t *testing.T) {
 	})
 }
 
+// A client that goes away while it is asked for counted as if nobody knew its key, for all who asked with it
+// and after it.
+func TestFindOutlivesWhoAsksFirst(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.ready(t)
+		n0 := s.nodes["n0"]
+		s.mu.Lock()
+		s.loss = 100 // it is known by asking only
+		s.mu.Unlock()
+		v := s.create(t, "n1", 1, time.Hour, 0)
+		hurried, cancel := context.WithCancel(t.Context())
+		first := make(chan bool, 1)
+		go func() { first <- n0.engine.Find(hurried, v.Key) }()
+		time.Sleep(time.Millisecond / 2)
+		cancel()
+		if !n0.engine.Find(t.Context(), v.Key) {
+			t.Error("not found for somebody who stayed")
+		}
+		<-first
+	})
+}
+
 func TestResolve(t *testing.T) {
 	simulate(t, func(t *testing.T) {
 		s := newSim(t, 4, func(c *Config) {
