@@ -35,8 +35,9 @@ type entry struct {
 	conns  map[*Connection]bool // nil while there are none
 
 	check Instant // when the loop looks at this entry next
-	index int     // in Table.queue
+	index int32   // in Table.queue
 
+	untold  bool // it was active here since what was published
 	summed  bool // in Table.digest
 	unsaved bool // what it says is not known to be durable: whoever is told that it is saves it first
 }
@@ -76,12 +77,20 @@ func (e *entry) connections() []*Connection {
 	return list
 }
 
-// touch moves the idle lease to at + idle, never back. It reports whether the lease moved.
+// touch moves the idle lease to at + idle, never back, for activity on this host. It reports whether the
+// lease moved.
 func (e *entry) touch(at Instant) bool {
+	moved := e.hear(at)
+	e.untold = e.untold || moved
+	return moved
+}
+
+// hear is touch for activity that was published.
+func (e *entry) hear(at Instant) bool {
 	if e.idle == 0 || at <= e.lastActive {
 		return false
 	}
-	e.lastActive = at
+	e.lastActive, e.untold = at, false
 	return true
 }
 
@@ -108,11 +117,11 @@ func (q queue) Len() int           { return len(q) }
 func (q queue) Less(i, j int) bool { return q[i].check < q[j].check }
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
+	q[i].index, q[j].index = int32(i), int32(j)
 }
 func (q *queue) Push(x any) {
 	e := x.(*entry)
-	e.index = len(*q)
+	e.index = int32(len(*q))
 	*q = append(*q, e)
 }
 func (q *queue) Pop() any {
@@ -125,5 +134,5 @@ func (q *queue) Pop() any {
 
 func (q *queue) reschedule(e *entry, at Instant) {
 	e.check = at
-	heap.Fix(q, e.index)
+	heap.Fix(q, int(e.index))
 }

@@ -5,11 +5,11 @@ package session
 import "time"
 
 // nextCheckLocked is when an entry has to be looked at next, seen from now: at its end; at the start of the
-// last quarter of the idle timeout, if there are connections whose activity is not known yet;
-// and when half of what is left has passed, if its deadline is a reading of another node's clock.
+// last quarter of the idle timeout, if there are connections whose activity is not known yet, or
+// activity that others do not know of, perhaps of connections that are gone; and when half of what is left has passed, if its deadline is a reading of another node's clock.
 func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
 	next := e.endsAt(t.grace)
-	if e.idle != 0 && len(e.conns) > 0 {
+	if e.idle != 0 && (len(e.conns) > 0 || e.untold && t.cfg.OnChange != nil) {
 		if quarter := t.quarterLocked(e); now < quarter {
 			next = Earliest(next, quarter)
 		}
@@ -35,7 +35,7 @@ func (t *Table) quarterLocked(e *entry) Instant {
 // publishLocked publishes activity that other nodes do not know of, if they would soon take the session
 // to be idle: the trailing edge. What it returns calls back, without the lock.
 func (t *Table) publishLocked(e *entry, now Instant) func() {
-	if t.cfg.OnChange == nil || e.idle == 0 || now < t.quarterLocked(e) {
+	if t.cfg.OnChange == nil || !e.untold || now < t.quarterLocked(e) {
 		return func() {}
 	}
 	at, ok := t.cfg.Timebase.Remote(e.origin.Value(), e.lastActive)
@@ -43,8 +43,20 @@ func (t *Table) publishLocked(e *entry, now Instant) func() {
 		return func() {}
 	}
 	t.changeLocked(e, func() { e.published = at })
+	e.untold = false
 	r := t.recordLocked(e)
 	return func() { t.cfg.OnChange(r) }
+}
+
+// catchUp is how long a node that was away may take to hear of activity elsewhere.
+const catchUp = 30 * time.Second
+
+// wasAwayLocked reports whether an idle end that is due should have been seen long ago: this host was suspended,
+// or the agent stopped, or word of the session came late. What it knows of activity elsewhere is as old
+// then, and its word would end the session on every node. New connections are refused all the same, and the
+// kernel's lease on live ones has run out.
+func (t *Table) wasAwayLocked(e *entry, now Instant) bool {
+	return t.cfg.OnChange != nil && now < e.until && now.Sub(e.check) > max(t.grace, time.Second)
 }
 
 const (

@@ -97,7 +97,7 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 		return true, after
 	}
 	if at, ok := t.cfg.Timebase.Local(e.origin.Value(), e.published); ok && e.published != 0 {
-		e.touch(min(at, t.cfg.Clock.Boot()))
+		e.hear(min(at, t.cfg.Clock.Boot()))
 	}
 	t.rescheduleLocked(e, t.nextCheckLocked(e, t.cfg.Clock.Boot()))
 	if len(e.conns) > 0 {

@@ -367,6 +367,6 @@ func (t *Table) removeLocked(e *entry) {
 	if e.identity != nil {
 		t.releaseLocked(e.identity)
 	}
-	heap.Remove(&t.queue, e.index)
+	heap.Remove(&t.queue, int(e.index))
 	t.setAlarmLocked()
 }
