@@ -18,17 +18,17 @@ type entry struct {
 	id       ID
 	key      Key     // zero: a tombstone, of which only the end is known
 	identity *person // immutable
-	method   unique.Handle[string]
+	made     unique.Handle[provenance]
 	created  int64 // wall clock, nanoseconds since 1970
 	deadline int64
 	idle     time.Duration
 	rare     *rare // nil for most
 
-	origin          unique.Handle[Origin]
 	born            OriginTime
 	ends, published OriginTime
 
 	until, lastActive Instant
+	bound             Instant // of until, less what clocks drift from boot on: see retimeLocked
 
 	number uint64               // names the session in the kernel; never given out twice
 	ended  *End                 // nil while it lives
@@ -41,6 +41,14 @@ type entry struct {
 	summed  bool // in Table.digest
 	unsaved bool // what it says is not known to be durable: whoever is told that it is saves it first
 }
+
+// provenance is what sessions have in common that came about on one node in one way.
+type provenance struct {
+	origin Origin
+	method string
+}
+
+func (e *entry) origin() Origin { return e.made.Value().origin }
 
 // rare is what few sessions have. Immutable but for extra.
 type rare struct {
@@ -97,8 +105,8 @@ func (e *entry) hear(at Instant) bool {
 // session and record are the entry in the forms that leave the table.
 func (t *Table) sessionLocked(e *entry) Session {
 	s := Session{
-		ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
-		IdleTimeout: e.idle, Origin: e.origin.Value(), Born: e.born, Ends: e.ends, Published: e.published,
+		ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
+		IdleTimeout: e.idle, Origin: e.origin(), Born: e.born, Ends: e.ends, Published: e.published,
 		Until: e.until, IdleUntil: e.idleUntil(t.grace), LastActive: e.lastActive, Ended: e.ended,
 	}
 	if e.identity != nil {

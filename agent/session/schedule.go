@@ -14,7 +14,7 @@ func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
 			next = Earliest(next, quarter)
 		}
 	}
-	if left := e.until.Sub(now); left > closeEnough && e.origin != t.self {
+	if left := e.until.Sub(now); left > closeEnough && e.origin() != t.self {
 		next = Earliest(next, now.Add(left/2))
 	}
 	return next
@@ -25,7 +25,7 @@ func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
 func (t *Table) quarterLocked(e *entry) Instant {
 	last := e.lastActive
 	if t.cfg.OnChange != nil {
-		if at, ok := t.cfg.Timebase.Local(e.origin.Value(), max(e.published, e.born)); ok {
+		if at, ok := t.cfg.Timebase.Local(e.origin(), max(e.published, e.born)); ok {
 			last = min(last, at)
 		}
 	}
@@ -38,7 +38,7 @@ func (t *Table) publishLocked(e *entry, now Instant) func() {
 	if t.cfg.OnChange == nil || !e.untold || now < t.quarterLocked(e) {
 		return func() {}
 	}
-	at, ok := t.cfg.Timebase.Remote(e.origin.Value(), e.lastActive)
+	at, ok := t.cfg.Timebase.Remote(e.origin(), e.lastActive)
 	if !ok || at <= max(e.published, e.born) {
 		return func() {}
 	}
@@ -70,18 +70,28 @@ const (
 	timingError = time.Millisecond
 )
 
+// drift is how far another clock can have drifted from this host's since it booted.
+func drift(now Instant) Instant { return now / 1_000_000 * maxDrift }
+
 // retimeLocked translates the deadline anew when half of what was left has passed. It moves freely to an
-// earlier instant; to a later one only by what clocks drift, so that a clock that was stopped does not
-// lengthen a session.
+// earlier instant; to a later one only by what clocks have drifted since it was translated first, however often
+// this is done, so that neither a clock that was stopped nor one that lies lengthens a session. Of a session that
+// outlived a reboot, the first translation is the store's, by the wall clock.
 func (t *Table) retimeLocked(e *entry, now Instant) {
-	left := e.until.Sub(now)
-	if e.origin == t.self || left <= 0 {
+	if e.origin() == t.self || now >= e.until {
 		return
 	}
-	until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends)
-	if !ok {
-		return
+	if until, ok := t.cfg.Timebase.Local(e.origin(), e.ends); ok {
+		e.until = max(min(until, e.bound+drift(now)+Instant(timingError)), 1)
 	}
-	latest := e.until.Add(left*maxDrift/1_000_000 + timingError)
-	e.until = max(min(until, latest), 1)
+}
+
+// shortenLocked takes over an earlier deadline. The difference is the same by every clock, but for drift.
+func (t *Table) shortenLocked(e *entry, ends OriginTime) {
+	by := Instant(e.ends - ends)
+	e.ends = ends
+	e.bound -= by
+	e.until = max(e.until-by, 1)
+	e.deadline -= int64(by)
+	t.retimeLocked(e, t.cfg.Clock.Boot())
 }

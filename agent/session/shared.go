@@ -80,10 +80,7 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 	t.changeLocked(e, func() {
 		e.published = merged.Active
 		if merged.Deadline < e.ends {
-			e.ends = merged.Deadline
-			if until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends); ok {
-				e.until = min(e.until, max(until, 1))
-			}
+			t.shortenLocked(e, merged.Deadline)
 		}
 	})
 	if e.ended != nil {
@@ -96,7 +93,7 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 		after.ended = append(after.ended, t.endLocked(e, *merged.Revoked))
 		return true, after
 	}
-	if at, ok := t.cfg.Timebase.Local(e.origin.Value(), e.published); ok && e.published != 0 {
+	if at, ok := t.cfg.Timebase.Local(e.origin(), e.published); ok && e.published != 0 {
 		e.hear(min(at, t.cfg.Clock.Boot()))
 	}
 	t.rescheduleLocked(e, t.nextCheckLocked(e, t.cfg.Clock.Boot()))
@@ -212,8 +209,8 @@ func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
 
 // recordLocked is the entry as other nodes know it.
 func (t *Table) recordLocked(e *entry) Record {
-	r := Record{ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), IdleTimeout: e.idle,
-		Origin: e.origin.Value(), Born: e.born, Deadline: e.ends, Active: e.published}
+	r := Record{ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), IdleTimeout: e.idle,
+		Origin: e.origin(), Born: e.born, Deadline: e.ends, Active: e.published}
 	if e.identity != nil {
 		r.Identity = e.identity.Identity
 	}

@@ -96,7 +96,7 @@ type Table struct {
 	attached int // connections
 	number   uint64
 
-	self         unique.Handle[Origin]
+	self         Origin
 	grace        time.Duration // beyond the idle timeout: see SetIdleGrace
 	digest       Digest
 	supersededBy map[ID]*entry
@@ -131,7 +131,7 @@ func NewTable(cfg TableConfig) (*Table, error) {
 		byAddr:       map[netip.Addr]map[*entry]bool{},
 		people:       map[[2]string]*person{},
 		number:       FirstNumber(cfg.Clock.Boot()),
-		self:         unique.Make(cfg.Timebase.Self()),
+		self:         cfg.Timebase.Self(),
 		supersededBy: map[ID]*entry{},
 		watermarks:   map[watermarkKey]Watermark{},
 		unsavedMarks: map[watermarkKey]bool{},
@@ -229,10 +229,12 @@ func (e *entry) foundBefore(old *entry) bool {
 func (t *Table) insertLocked(s Session) *entry {
 	t.number++
 	e := &entry{
-		id: s.ID, key: s.Key, method: unique.Make(s.Method), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
-		idle: s.IdleTimeout, rare: newRare(&s), origin: unique.Make(s.Origin), born: s.Born, ends: s.Ends, published: s.Published,
+		id: s.ID, key: s.Key, made: unique.Make(provenance{s.Origin, s.Method}), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
+		idle: s.IdleTimeout, rare: newRare(&s), born: s.Born, ends: s.Ends, published: s.Published,
 		until: s.Until, lastActive: s.LastActive, ended: s.Ended, number: t.number,
 	}
+	now := t.cfg.Clock.Boot()
+	e.bound = e.until - drift(now)
 	t.byID[e.id] = e
 	if !e.key.IsZero() {
 		e.identity = t.internLocked(s.Identity)
@@ -243,7 +245,6 @@ func (t *Table) insertLocked(s Session) *entry {
 	if !s.Supersedes.IsZero() {
 		t.supersededBy[s.Supersedes] = e
 	}
-	now := t.cfg.Clock.Boot()
 	if e.until > now {
 		t.toggleLocked(e)
 	}

@@ -40,7 +40,7 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 	t.watermarks[key], t.unsavedMarks[key] = w, true
 	var below []ID
 	for id, e := range t.byID {
-		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin.Value(), e.born, &w) {
+		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin(), e.born, &w) {
 			below = append(below, id)
 		}
 	}
