@@ -116,7 +116,7 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 		return false, after
 	case !known:
 		until = now.Add(MaxLifetime) // remembered for as long as anything could bring it back
-	case until <= now || until > now.Add(MaxLifetime+t.cfg.Retention) || r.Revoked == nil && t.live >= t.cfg.MaxSessions:
+	case until <= now || until > now.Add(MaxLifetime+t.cfg.Retention) || r.Revoked == nil && t.live >= t.cfg.MaxSessions && !t.livesLocked(r.Supersedes):
 		m.Refused++
 		return false, after
 	}
@@ -124,16 +124,19 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 	if s.Ended == nil {
 		t.endBeforeItBeganLocked(&s)
 	}
-	e := t.insertLocked(s)
-	if !s.Supersedes.IsZero() {
-		after.ended = t.takeOverLocked(e, &after)
-	}
+	rival := t.byKey[s.Key]
+	after.ended = t.settleLocked(t.insertLocked(s), rival, &after)
 	return true, after
+}
+
+func (t *Table) livesLocked(id ID) bool {
+	e := t.byID[id]
+	return e != nil && e.ended == nil
 }
 
 // endBeforeItBeganLocked ends a session of which word comes after word of what ended it.
 func (t *Table) endBeforeItBeganLocked(s *Session) {
-	if next := t.supersededBy[s.ID]; next != nil {
+	if next := t.inPlaceOfLocked(s); next != nil {
 		end := next.supersedingEnd()
 		s.Ended = &end
 	} else if w, below := t.belowLocked(s); below {

@@ -170,13 +170,15 @@ func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 		t.forget(s.ID)
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
-	after.finish(t)
+	for _, old := range after.finish(t) {
+		t.saveSoon(old) // a restart would come to the same by itself: see Restore
+	}
 	t.changed(s.ID)
 	return t.byIDAsItIs(s.ID), nil
 }
 
-// Restore adds a session that the store knew. Sessions whose end has passed are added as ended.
-// Call it before Run.
+// Restore adds a session that the store knew. Sessions whose end has passed are added as ended, and so is
+// what another session has taken the place of. Call it before Run.
 func (t *Table) Restore(s Session) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,7 +188,15 @@ func (t *Table) Restore(s Session) error {
 	if s.Ended == nil && t.live >= t.cfg.MaxSessions {
 		return fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
-	t.insertLocked(s)
+	if next := t.inPlaceOfLocked(&s); next != nil && s.Ended == nil {
+		end := next.supersedingEnd()
+		s.Ended = &end
+		t.saveSoon(s)
+	}
+	rival := t.byKey[s.Key]
+	for _, over := range t.settleLocked(t.insertLocked(s), rival, &aftermath{}) { // nobody has connections yet
+		t.saveSoon(over.Session)
+	}
 	return nil
 }
 
@@ -197,7 +207,7 @@ func (t *Table) add(s Session) (*aftermath, error) {
 	if t.byID[s.ID] != nil {
 		return nil, fmt.Errorf("session %s: %w", s.ID.Short(), ErrExists)
 	}
-	if t.live >= t.cfg.MaxSessions {
+	if t.live >= t.cfg.MaxSessions && s.Supersedes.IsZero() { // else it makes its own room
 		return nil, fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
 	if w, ok := t.belowLocked(&s); ok {
@@ -222,7 +232,13 @@ func (e *entry) foundBefore(old *entry) bool {
 	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
 		return false
 	}
-	return cmp.Or(cmp.Compare(e.created, old.created), bytes.Compare(e.id[:], old.id[:])) > 0
+	return e.laterThan(old.created, old.id)
+}
+
+// laterThan orders sessions by what never changes in them, so that every node does it in the same way. By
+// clocks it could not: each node has a view of its own of them.
+func (e *entry) laterThan(created int64, id ID) bool {
+	return cmp.Or(cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
 }
 
 // insertLocked adds a session as it is.
