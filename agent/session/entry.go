@@ -34,12 +34,13 @@ type entry struct {
 	ended  *End                 // nil while it lives
 	conns  map[*Connection]bool // nil while there are none
 
-	check Instant // when the loop looks at this entry next
-	index int32   // in Table.queue
+	next *entry // in the same leaf of Table.digest
 
-	untold  bool // it was active here since what was published
-	summed  bool // in Table.digest
-	unsaved bool // what it says is not known to be durable: whoever is told that it is saves it first
+	check   Instant // when the loop looks at this entry next
+	index   int32   // in Table.queue
+	untold  bool    // it was active here since what was published
+	summed  bool    // in Table.digest
+	unsaved bool    // what it says is not known to be durable: whoever is told that it is saves it first
 }
 
 // provenance is what sessions have in common that came about on one node in one way.
@@ -50,7 +51,7 @@ type provenance struct {
 
 func (e *entry) origin() Origin { return e.made.Value().origin }
 
-// rare is what few sessions have. Immutable but for extra.
+// rare is what few sessions have. Immutable: see setExtra.
 type rare struct {
 	bindAddrs  []netip.Addr
 	supersedes ID
@@ -62,6 +63,17 @@ func newRare(s *Session) *rare {
 		return nil
 	}
 	return &rare{s.BindAddrs, s.Supersedes, s.Extra}
+}
+
+// setExtra replaces what is passed on without being known.
+func (e *entry) setExtra(extra []byte) {
+	r := rare{extra: extra}
+	if e.rare != nil {
+		r.bindAddrs, r.supersedes = e.rare.bindAddrs, e.rare.supersedes
+	} else if len(extra) == 0 {
+		return
+	}
+	e.rare = &r
 }
 
 // idleUntil is when the session ends for idleness, with the grace that late word from other nodes has.

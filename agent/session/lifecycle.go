@@ -102,7 +102,7 @@ func (t *Table) End(id ID, end End) (Ending, error) {
 }
 
 // EndAll ends those of the sessions that live, and returns them. OnEnd has been called for all of
-// them before the first is made durable; all are when it returns. With an error of the store they have
+// them, and others have been told, before the first is made durable; all are when it returns. With an error of the store they have
 // ended nevertheless, but some might be forgotten in a restart.
 func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 	if end.At.IsZero() {
@@ -122,11 +122,10 @@ func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 		t.ended(ending)
 		endings = append(endings, ending)
 	}
-	err := t.saveAll(endings)
 	for _, e := range endings {
-		t.changed(e.Session.ID)
+		t.changed(e.Session.ID) // it is right even if this node forgets it: a kill need not wait for the disk
 	}
-	return endings, err
+	return endings, t.saveAll(endings)
 }
 
 func (t *Table) saveAll(endings []Ending) error {

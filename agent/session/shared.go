@@ -79,6 +79,7 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 	}
 	t.changeLocked(e, func() {
 		e.published = merged.Active
+		e.setExtra(merged.Extra)
 		if merged.Deadline < e.ends {
 			t.shortenLocked(e, merged.Deadline)
 		}
@@ -196,15 +197,17 @@ func (t *Table) Fold() [256]uint64 {
 	return t.digest.Fold()
 }
 
-// Summaries returns what is summed up in the leaves. It looks at all sessions once.
+// Summaries returns what is summed up in the leaves.
 func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var list []Summary
-	for id, e := range t.byID {
-		if e.summed && leaves[LeafOf(id)] {
-			r := t.recordLocked(e)
-			list = append(list, Summary{id, r.hash()})
+	for leaf, wanted := range leaves {
+		for e := t.leaves[leaf]; wanted && e != nil; e = e.next {
+			if e.summed {
+				r := t.recordLocked(e)
+				list = append(list, Summary{e.id, r.hash()})
+			}
 		}
 	}
 	return list

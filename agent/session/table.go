@@ -99,6 +99,7 @@ type Table struct {
 	self         Origin
 	grace        time.Duration // beyond the idle timeout: see SetIdleGrace
 	digest       Digest
+	leaves       [1 << 16]*entry // the first of each leaf of digest: see entry.next
 	supersededBy map[ID]*entry
 	watermarks   map[watermarkKey]Watermark
 	unsavedMarks map[watermarkKey]bool // not known to be durable
@@ -252,6 +253,8 @@ func (t *Table) insertLocked(s Session) *entry {
 	now := t.cfg.Clock.Boot()
 	e.bound = e.until - drift(now)
 	t.byID[e.id] = e
+	leaf := &t.leaves[LeafOf(e.id)]
+	e.next, *leaf = *leaf, e
 	if !e.key.IsZero() {
 		e.identity = t.internLocked(s.Identity)
 		if old := t.byKey[e.key]; old == nil || e.foundBefore(old) {
@@ -371,6 +374,11 @@ func (t *Table) removeLocked(e *entry) {
 	}
 	t.attached -= len(e.conns)
 	delete(t.byID, e.id)
+	at := &t.leaves[LeafOf(e.id)]
+	for *at != e {
+		at = &(*at).next
+	}
+	*at = e.next
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)
 	}

@@ -40,15 +40,26 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 	}
 	w.Learned = t.cfg.Clock.Boot()
 	t.watermarks[key], t.unsavedMarks[key] = w, true
-	var below []ID
-	for id, e := range t.byID {
-		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin(), e.born, &w) {
-			below = append(below, id)
-		}
-	}
 	t.mu.Unlock()
-	endings, err = t.EndAll(below, w.End)
+	endings, err = t.EndAll(t.below(&w), w.End)
 	return true, endings, errors.Join(err, t.saveWatermark(w))
+}
+
+// below returns the live sessions that a watermark ends. Those that come while it looks have been held against it.
+func (t *Table) below(w *Watermark) (ids []ID) {
+	const atOnce = 1 << 8 // leaves: deadlines of a large table must not wait for all
+	for i := 0; i < len(t.leaves); i += atOnce {
+		t.mu.Lock()
+		for _, e := range t.leaves[i : i+atOnce] {
+			for ; e != nil; e = e.next {
+				if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin(), e.born, w) {
+					ids = append(ids, e.id)
+				}
+			}
+		}
+		t.mu.Unlock()
+	}
+	return ids
 }
 
 func (t *Table) saveWatermark(w Watermark) error {
