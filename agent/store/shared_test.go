@@ -113,3 +113,27 @@ func TestWatermarkIsDatedThroughAReboot(t *testing.T) {
 		closeStore(t, s)
 	}
 }
+
+// A fault it keeps out: on a full disk, word of the end of a session that had not been heard of yet was acknowledged,
+// and forgotten in a restart.
+func TestJournalKeepsTheEndOfAnUnknownSession(t *testing.T) {
+	dir, clock := stateDir(t), newClock()
+	id := session.NewID()
+	s := open(t, dir, "a", clock)
+	if err := s.journal.add(id); err != nil { // as Save does when the file takes nothing
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	for range 2 { // it waits to be written the first time, and is in the file the second time
+		s = open(t, dir, "a", clock)
+		got := loadOne(t, s)
+		if got.ID != id || got.Ended == nil || got.Until.Sub(clock.boot) < session.MaxLifetime {
+			t.Errorf("%+v", got)
+		}
+		closeStore(t, s)
+	}
+	if s = open(t, dir, "a", clock); len(s.journal.ids()) != 0 {
+		t.Error("the journal was not cleared")
+	}
+	closeStore(t, s)
+}
