@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/gossip"
 	"github.com/curfew-proxy/curfew/gossip/mesh"
 	"github.com/curfew-proxy/curfew/gossip/trust"
 )
@@ -91,7 +92,7 @@ func (n *clusterNode) catchUp(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, m := range n.members.Members() {
-			if m.State != "dead" || ctx.Err() != nil {
+			if m.State != gossip.Dead || ctx.Err() != nil {
 				continue
 			}
 			attempt, cancel := context.WithTimeout(ctx, catchUpTimeout)

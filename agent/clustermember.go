@@ -14,6 +14,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/cluster"
 	"github.com/curfew-proxy/curfew/agent/control"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/gossip"
 	"github.com/curfew-proxy/curfew/gossip/trust"
 )
 
@@ -82,11 +83,24 @@ func (n *clusterNode) addresses() []string {
 	}
 	var list []string
 	for _, m := range n.members.Members() {
-		if m.State == "alive" {
+		if m.State == gossip.Alive {
 			list = append(list, m.Addr)
 		}
 	}
 	return list
+}
+
+// membersChanged is gossip.Config.Changed: it tells the engine, and people what has changed.
+func (n *clusterNode) membersChanged() {
+	n.engine.MembersChanged()
+	for _, m := range n.members.Members() {
+		if m.Name == n.time.Self().Node || n.seen[m.Name] == m.State {
+			continue
+		}
+		n.seen[m.Name] = m.State
+		n.p.log.Info("member", "name", m.Name, "addr", m.Addr, "state", m.State)
+		n.p.observe.publish(api.Event{Type: api.EventNode, Detail: fmt.Sprintf("node %s at %s is %s", m.Name, m.Addr, m.State)})
+	}
 }
 
 // trustChanged passes what is known of the cluster's authority on.

@@ -45,6 +45,8 @@ type clusterNode struct {
 	members *gossip.Cluster
 	engine  *cluster.Engine
 	strict  *strict
+
+	seen map[string]gossip.State // of members; membersChanged only
 }
 
 // origin names the clock of this host for other nodes.
@@ -61,7 +63,7 @@ func newClusterNode(p *proxyProcess) (*clusterNode, error) {
 		return nil, err
 	}
 	c := p.bundle.Load().Config
-	n := &clusterNode{p: p, dir: filepath.Join(c.State, clusterDir), strict: newStrict()}
+	n := &clusterNode{p: p, dir: filepath.Join(c.State, clusterDir), strict: newStrict(), seen: map[string]gossip.State{}}
 	n.time = cluster.NewTimebase(origin(c.Name, bootID), p.clock, nil)
 	return n, os.MkdirAll(n.dir, 0o700)
 }
@@ -106,7 +108,7 @@ func (n *clusterNode) join(ctx context.Context) error {
 	}
 	n.members, err = gossip.New(gossip.Config{
 		Name: c.Name, Advertise: advertise, Carrier: n.mesh, Handler: handler{n}, Seeds: append(joined, c.Cluster.Seeds...),
-		Meta: n.meta, Changed: func() { n.engine.MembersChanged() },
+		Meta: n.meta, Changed: n.membersChanged,
 		Remembered: remembered, Remember: n.remember, Removed: n.removed, Log: log, Count: n.count("gossip"),
 	})
 	if err != nil {

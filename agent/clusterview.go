@@ -82,7 +82,7 @@ func (n *clusterNode) Token(_ context.Context, req api.TokenRequest, by string) 
 		return api.TokenResult{}, err
 	}
 	n.p.log.Info("token to join made", "uses", req.Uses, "expires", expires, "replace", req.Replace, "by", by)
-	n.p.observe.publish(api.Event{Type: api.EventCluster, By: by, Detail: fmt.Sprintf("token for %d nodes until %s", req.Uses, expires.Format(time.DateTime))})
+	n.p.observe.publish(api.Event{Type: api.EventCluster, By: by, Detail: fmt.Sprintf("token to join, good for %d, until %s", req.Uses, expires.Format(time.DateTime))})
 	return api.TokenResult{Token: token, Expires: expires}, nil
 }
 

@@ -13,9 +13,10 @@ func (a *app) newConnectionsCmd() *cobra.Command {
 	var f control.ConnectionFilter
 	cmd := &cobra.Command{
 		Use:   "connections",
-		Short: "List live connections, oldest first",
-		Long: `List live connections, oldest first. SENT is what the client has sent, RECEIVED what it
-was sent. With -o json, both legs are there with their addresses and socket cookies.`,
+		Short: "List the live connections of this node, oldest first",
+		Long: `List the live connections of this node, oldest first. SENT is what the client has
+sent, RECEIVED what it was sent. With -o json, both legs are there with their addresses
+and socket cookies.`,
 		Example: `  curfew connections --service db
   curfew connections --session 4n6q2x -o json`,
 		Args: cobra.NoArgs,

@@ -68,9 +68,12 @@ func (a *app) printNodes(info api.ClusterInfo) error {
 			majority += "; strict services refuse: " + strings.Join(info.Suspended, ", ")
 		}
 	}
-	_, err := fmt.Fprintf(a.out, "cluster %s: %s\n", clean(info.ID), clean(majority))
+	_, err := fmt.Fprintf(a.out, "cluster %s: %s\n", clean(info.ID[:min(shortID, len(info.ID))]), clean(majority))
 	return err
 }
+
+// shortID is how much of a cluster's name is shown to people.
+const shortID = 12
 
 func orNone(d api.Seconds) string {
 	if d == 0 {

@@ -265,3 +265,13 @@ func (n *node) events(t *testing.T, kind string) []api.Event {
 		}
 	}
 }
+
+// place is a node's place in the rig, for figures that mean something: names are random.
+func (r *rig) place(name string) string {
+	for i, n := range r.nodes {
+		if n.Name == name {
+			return fmt.Sprint("node ", i+1)
+		}
+	}
+	return name
+}

@@ -6,6 +6,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
@@ -24,10 +25,10 @@ type latencies map[string][]time.Duration
 func (l latencies) add(what string, d time.Duration) { l[what] = append(l[what], d) }
 
 func (l latencies) log(t *testing.T, loss int) {
-	for _, what := range []string{"acknowledged", "stream ended"} {
+	for _, what := range slices.Sorted(maps.Keys(l)) {
 		all := l[what]
 		slices.Sort(all)
-		t.Logf("%2d%% loss, %-12s p50 %-9v p99 %-9v max %-9v of %d", loss, what, all[len(all)/2], all[len(all)*99/100], all[len(all)-1], len(all))
+		t.Logf("%2d%% loss, %-20s p50 %-9v p99 %-9v max %-9v of %d", loss, what, all[len(all)/2], all[len(all)*99/100], all[len(all)-1], len(all))
 	}
 }
 
@@ -57,6 +58,7 @@ func TestKillEverywhere(t *testing.T) {
 					}
 					if n.Name != killer.Name {
 						seen.add("acknowledged", n.Acknowledged.Duration())
+						seen.add("by "+r.place(n.Name), n.Acknowledged.Duration())
 					}
 				}
 				for _, s := range streams {
