@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -12,8 +13,14 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
+// Items could not be applied, which may be otherwise the next time.
+var (
+	errLeft    = errors.New("not all could be taken over")
+	errNoClock = fmt.Errorf("%w: the other's clock is not known yet", errLeft)
+)
+
 // adopt applies what a request or reply of a peer carries. It returns when that is done, and how many items
-// were applied.
+// were applied; with errLeft, the others were not.
 func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int, err error) {
 	s, err := decodeState(fields)
 	if err != nil || s.sender == (session.Origin{}) && len(s.items) == 0 {
@@ -28,15 +35,38 @@ func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int
 	}
 	p.introduce(s.sender.Boot, s.epoch)
 	e.learn(&s, p)
-	return e.applyAll(ctx, arrivals)
+	applied, left, err := e.applyAll(ctx, arrivals)
+	if err == nil {
+		err = e.whyLeft(s.sender, left)
+	}
+	return applied, err
+}
+
+// whyLeft says why items of these origins were not applied; nil if asking the sender again would not help,
+// because it does not know their clocks either.
+func (e *Engine) whyLeft(sender session.Origin, left []session.Origin) error {
+	for _, o := range left {
+		if _, _, ok := e.cfg.Timebase.Offset(o); ok {
+			return errLeft // the disk; or the clock has become known meanwhile
+		}
+	}
+	if _, _, ok := e.cfg.Timebase.Offset(sender); !ok && len(left) > 0 {
+		return errNoClock
+	}
+	return nil
 }
 
 // relayLimit is how much news of ends a node that found it by anti-entropy passes on by gossip: one that was
 // away for long finds what everybody knows.
 const relayLimit = 64
 
-func (e *Engine) applyAll(ctx context.Context, arrivals []arrival) (applied int, err error) {
-	results := make(chan bool, len(arrivals)) // a lane never waits for us
+// applyAll returns the origins of what was not applied.
+func (e *Engine) applyAll(ctx context.Context, arrivals []arrival) (applied int, left []session.Origin, err error) {
+	type result struct {
+		origin session.Origin
+		ok     bool
+	}
+	results := make(chan result, len(arrivals)) // a lane never waits for us
 	relay := len(arrivals) <= relayLimit && e.Ready()
 	waiting := 0
 	for _, a := range arrivals {
@@ -46,23 +76,25 @@ func (e *Engine) applyAll(ctx context.Context, arrivals []arrival) (applied int,
 			continue // has no place here, or is of a later version
 		}
 		a.relay = relay
-		a.finished = func(ok bool) { results <- ok }
+		a.finished = func(ok bool) { results <- result{a.it.origin, ok} }
 		if err := e.putPatiently(ctx, a); err != nil {
-			return applied, err
+			return applied, nil, err
 		}
 		waiting++
 	}
 	for ; waiting > 0; waiting-- {
 		select {
-		case ok := <-results:
-			if ok {
+		case r := <-results:
+			if r.ok {
 				applied++
+			} else {
+				left = append(left, r.origin)
 			}
 		case <-ctx.Done():
-			return applied, ctx.Err()
+			return applied, nil, ctx.Err()
 		}
 	}
-	return applied, nil
+	return applied, left, nil
 }
 
 // putPatiently waits for room in a lane.

@@ -124,6 +124,7 @@ const (
 	CountTooLong      = "records_too_long"    // could not be told to others
 	CountRounds       = "sync_rounds"         // of anti-entropy, completed
 	CountRoundErrors  = "sync_errors"         // not completed
+	CountIncomplete   = "sync_incomplete"     // the other told what this node could not take over
 	CountBusy         = "sync_busy"           // the other served somebody else
 	CountPulled       = "sync_records_pulled" // missed by delivery
 	CountPushed       = "sync_records_pushed" // likewise, on the other side
@@ -142,6 +143,7 @@ const (
 
 	syncEvery    = time.Second // to twice that
 	syncSpacing  = 50 * time.Millisecond
+	digestLimit  = 3 * time.Second // the beginning of a round, while there are others to turn to
 	requestLimit = 10 * time.Second
 
 	// Patience is how long a kill waits for nodes when its caller does not say.

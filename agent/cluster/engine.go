@@ -36,7 +36,7 @@ type Engine struct {
 	lifetime context.Context // ends when Run returns; of what others asked for
 	end      context.CancelFunc
 
-	pumpWake, clockWake, syncWake chan struct{}
+	pumpWake, clockWake, syncWake, quorumWake chan struct{}
 
 	mu    sync.Mutex
 	peers map[string]*peer
@@ -58,7 +58,8 @@ func New(cfg Config) (*Engine, error) {
 		inbox: newInbox(), seen: newSeen(), recent: newRecentEndings(), told: &raising{},
 		finds:    newFinds(),
 		pumpWake: make(chan struct{}, 1), clockWake: make(chan struct{}, 1), syncWake: make(chan struct{}, 1),
-		peers: map[string]*peer{}, ready: cfg.Alone,
+		quorumWake: make(chan struct{}, 1),
+		peers:      map[string]*peer{}, ready: cfg.Alone,
 	}
 	e.lifetime, e.end = context.WithCancel(context.Background())
 	e.kills = &kills{tasks: map[uint64]*killTask{}}
@@ -88,6 +89,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	wg.Go(func() { e.pump(ctx) })
 	wg.Go(func() { e.clockLoop(ctx) })
 	wg.Go(func() { e.syncLoop(ctx) })
+	wg.Go(func() { e.retryLoop(ctx) })
+	wg.Go(func() { e.quorumLoop(ctx) })
 	e.MembersChanged()
 	wg.Wait()
 	return nil
@@ -133,16 +136,15 @@ func (e *Engine) livePeers() []*peer {
 
 // MembersChanged looks at the membership again. It is to be called when a member came, went or changed.
 func (e *Engine) MembersChanged() {
-	if m, changed := e.lookAtMembers(); changed && e.cfg.OnMajority != nil {
-		e.cfg.OnMajority(m)
-	}
+	e.lookAtMembers()
+	wake(e.quorumWake)
 	e.kills.lookAgain()
 	wake(e.pumpWake)
 	wake(e.clockWake)
 	wake(e.syncWake)
 }
 
-func (e *Engine) lookAtMembers() (m Majority, changed bool) {
+func (e *Engine) lookAtMembers() {
 	e.changing.Lock()
 	defer e.changing.Unlock()
 	states := map[string]MemberState{}
@@ -158,7 +160,7 @@ func (e *Engine) lookAtMembers() (m Majority, changed bool) {
 		}
 		e.becomes(p, state, now)
 	}
-	return e.quorum.update(states, now)
+	e.quorum.update(states, now)
 }
 
 // becomes notes what membership believes of a peer.
@@ -170,7 +172,7 @@ func (e *Engine) becomes(p *peer, state MemberState, now session.Instant) {
 		p.since = now
 	}
 	if state.reachable() && !before.reachable() {
-		p.appeared = true
+		p.appearLocked()
 		p.burst = newPeerBurst
 	}
 	p.mu.Unlock()

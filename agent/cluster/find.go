@@ -38,7 +38,8 @@ func newFinds() *finds {
 }
 
 // Find asks all live members for a session of a key that this node does not know, and takes it over. It
-// reports whether the table knows one now, which may have ended. It takes a second at most.
+// reports whether the table knows one now, which may have ended. It takes a second at most; of callers with
+// the same key the first sees that second through whatever becomes of its ctx, as the others count on its answer.
 func (e *Engine) Find(ctx context.Context, key session.Key) bool {
 	f, mine := e.finds.begin(key, e.cfg.Clock.Boot())
 	switch {
@@ -46,7 +47,7 @@ func (e *Engine) Find(ctx context.Context, key session.Key) bool {
 		e.cfg.Count(CountFindsLimited, 1)
 		return false
 	case mine:
-		f.found = e.ask(ctx, key)
+		f.found = e.ask(key)
 		e.finds.end(key, f, e.cfg.Clock.Boot())
 		return f.found
 	}
@@ -94,9 +95,9 @@ func (s *finds) end(key session.Key, f *find, now session.Instant) {
 }
 
 // ask asks everyone, and is done with the first who knows the key.
-func (e *Engine) ask(ctx context.Context, key session.Key) bool {
+func (e *Engine) ask(key session.Key) bool {
 	e.cfg.Count(CountFinds, 1)
-	ctx, cancel := context.WithTimeout(ctx, findLimit)
+	ctx, cancel := context.WithTimeout(e.lifetime, findLimit)
 	defer cancel()
 	live := e.livePeers()
 	answers := make(chan bool, len(live))

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -43,8 +44,9 @@ type NodeKill struct {
 
 // Kill tells every node to end sessions that have been ended here (an id that has not is ignored), and waits
 // until each has acknowledged, or ctx is done, or the default patience is over where ctx has no deadline. A
-// node that is dead is not waited for. Returns one result per node, by name. What is not acknowledged
-// then is still sent until it is.
+// node that is dead when it begins, or leaves, is not waited for; one that is taken for dead later is, as that
+// may be for a moment only. Returns one result per node, by name. What is not acknowledged then is still
+// sent until it is.
 func (e *Engine) Kill(ctx context.Context, k Kill) []NodeKill {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -73,6 +75,7 @@ type killTask struct {
 	engine  *Engine
 	number  uint64
 	start   session.Instant
+	over    atomic.Bool // Kill has returned
 	items   []item
 	ids     []session.ID // of items
 	report  bool
@@ -88,7 +91,7 @@ type killNode struct {
 	next  int             // of items, the first that was not put into its outbox
 	parts map[uint64]bool // of its report
 	news  bool            // that Progress was not told of
-	lost  bool            // it went away
+	lost  bool            // it is not waited for
 }
 
 // killWindow is how many orders of a kill wait in the outbox of a node at a time.
@@ -177,7 +180,7 @@ func (t *killTask) tellProgress(progress func(NodeKill)) (finished bool) {
 	finished = true
 	for _, n := range t.nodes {
 		n.State = n.peer.is()
-		n.lost = n.lost || !n.State.reachable()
+		n.lost = n.lost || n.State == Left
 		if n.news {
 			news = append(news, n.NodeKill)
 			n.news = false
@@ -226,8 +229,12 @@ func (k *kills) add(t *killTask) {
 
 func (k *kills) remove(t *killTask) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	delete(k.tasks, t.number)
+	k.mu.Unlock()
+	t.over.Store(true)
+	for _, n := range t.nodes {
+		n.peer.outbox.clean()
+	}
 }
 
 // report hands a report to its kill, if that still waits.

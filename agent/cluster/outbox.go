@@ -83,16 +83,37 @@ func newOutbox() *outbox {
 	return &outbox{byKey: map[outboxKey]*outgoing{}, byNumber: map[uint64]*outgoing{}}
 }
 
-// setOpen opens or closes the outbox; a closed one is empty, and takes nothing.
+// setOpen opens or closes the outbox. A closed one keeps and takes only what anti-entropy does not bring
+// when the peer is back.
 func (o *outbox) setOpen(open bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = open
-	if !open {
-		for _, g := range o.byKey {
+	o.cleanLocked()
+}
+
+// clean takes out what nobody waits for any more, of a peer that is gone.
+func (o *outbox) clean() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cleanLocked()
+}
+
+func (o *outbox) cleanLocked() {
+	if o.open {
+		return
+	}
+	for _, g := range o.byKey {
+		if !lasts(g.it.kind, g.task) {
 			o.removeLocked(g)
 		}
 	}
+}
+
+// lasts reports whether an item is kept for a peer that is gone, which may be for a moment only: an order that
+// a kill waits for, and a report, which the peer's may wait for.
+func lasts(k itemKind, task *killTask) bool {
+	return k == itemReport || task != nil && !task.over.Load()
 }
 
 // put adds an item that is due at an instant. whole returns the session's CREATE, for the case that the peer
@@ -100,7 +121,7 @@ func (o *outbox) setOpen(open bool) {
 func (o *outbox) put(key outboxKey, it item, due session.Instant, task *killTask, whole func() (item, bool)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.open {
+	if !o.open && !lasts(it.kind, task) {
 		return
 	}
 	if old := o.byKey[key]; old != nil {

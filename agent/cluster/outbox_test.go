@@ -141,10 +141,44 @@ func TestOutboxIsBounded(t *testing.T) {
 	if len(list) == 0 || list[0].kind != itemKill {
 		t.Error("what somebody waits for was dropped")
 	}
-	o.setOpen(false)
+}
+
+// Of a peer that is gone only that is kept which anti-entropy does not bring when it is back.
+func TestClosedOutbox(t *testing.T) {
+	o, kill := testOutbox(), &killTask{}
+	now := session.Instant(time.Hour)
+	order := func(n uint64) { o.put(outboxKey{kind: itemKill, n: n}, item{kind: itemKill}, now, kill, nil) }
+	report := func(n uint64) { o.put(outboxKey{kind: itemReport, n: n}, item{kind: itemReport}, now, nil, nil) }
 	put(o, itemCreate, 1, now)
-	if o.length() != 0 {
-		t.Error("a closed outbox takes something")
+	order(1)
+	report(1)
+	taken(t, o, now)
+	o.setOpen(false)
+	put(o, itemCreate, 2, now)
+	order(2)
+	report(2)
+	if n := o.length(); n != 4 {
+		t.Errorf("%d items are kept", n)
+	}
+	o.setOpen(true)
+	if list, _ := taken(t, o, now.Add(time.Second)); len(list) != 4 {
+		t.Errorf("sent to who is back: %+v", list)
+	}
+	kill.over.Store(true)
+	o.clean()
+	if n := o.length(); n != 4 {
+		t.Errorf("%d items are still sent", n)
+	}
+	o.setOpen(false)
+	order(3)
+	if n := o.length(); n != 2 {
+		t.Errorf("%d items are kept though nobody waits", n)
+	}
+	for i := range uint64(2 * limits[classRest]) {
+		report(10 + i)
+	}
+	if n := o.length(); n > limits[classRest]+2 {
+		t.Errorf("%d reports are kept", n)
 	}
 }
 

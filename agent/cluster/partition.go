@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"context"
 	"sync"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -22,6 +23,7 @@ type quorum struct {
 	mu    sync.Mutex
 	self  string
 	known map[string]bool // this node excluded
+	first bool            // what Have was at first: nobody is told of that
 	now   Majority
 }
 
@@ -33,12 +35,13 @@ func newQuorum(self string, peers []string, now session.Instant) *quorum {
 			q.known[p] = true
 		}
 	}
-	q.now = Majority{Have: len(q.known) == 0, Since: now, Known: len(q.known) + 1, Reachable: 1}
+	q.first = len(q.known) == 0
+	q.now = Majority{Have: q.first, Since: now, Known: len(q.known) + 1, Reachable: 1}
 	return q
 }
 
-// update counts again, and reports whether the majority was lost or found.
-func (q *quorum) update(states map[string]MemberState, now session.Instant) (m Majority, changed bool) {
+// update counts again.
+func (q *quorum) update(states map[string]MemberState, now session.Instant) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	reachable := 1
@@ -57,9 +60,7 @@ func (q *quorum) update(states map[string]MemberState, now session.Instant) (m M
 	q.now.Known, q.now.Reachable = len(q.known)+1, reachable
 	if have := 2*reachable > q.now.Known; have != q.now.Have {
 		q.now.Have, q.now.Since = have, now
-		changed = true
 	}
-	return q.now, changed
 }
 
 func (q *quorum) forget(node string) {
@@ -72,6 +73,19 @@ func (q *quorum) get() Majority {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.now
+}
+
+// quorumLoop tells of the majority until ctx is done: one goroutine, so that the last that is told is how it is.
+func (e *Engine) quorumLoop(ctx context.Context) {
+	told := e.quorum.first
+	for sleepUntil(ctx, e.cfg.Clock, 0, e.quorumWake) {
+		if m := e.quorum.get(); m.Have != told {
+			told = m.Have
+			if e.cfg.OnMajority != nil {
+				e.cfg.OnMajority(m)
+			}
+		}
+	}
 }
 
 // Majority returns whether this node sees the majority, since when, and of how many.

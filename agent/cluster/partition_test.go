@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
 )
 
 func TestQuorum(t *testing.T) {
@@ -25,17 +27,22 @@ func TestQuorum(t *testing.T) {
 		{"one left for good", map[string]MemberState{"a": Alive, "b": Alive, "f": Alive, "c": Left}, true, 5, 3, true},
 		{"others were reaped", map[string]MemberState{"a": Alive, "b": Alive, "f": Alive}, true, 5, 3, false},
 	} {
-		m, changed := q.update(st.states, 10)
+		now := session.Instant(10 + i)
+		q.update(st.states, now)
+		m := q.get()
+		changed := m.Since == now
 		if m.Have != st.have || m.Known != st.known || m.Reachable != st.reachable || changed != st.changed {
 			t.Errorf("%d, %s: %+v, changed %v", i, st.name, m, changed)
 		}
 	}
-	if m, _ := q.update(map[string]MemberState{"b": Alive}, 20); m.Have || m.Since != 20 {
+	q.update(map[string]MemberState{"b": Alive}, 20)
+	if m := q.get(); m.Have || m.Since != 20 {
 		t.Errorf("%+v", m)
 	}
 	q.forget("d")
 	q.forget("e")
-	if m, changed := q.update(map[string]MemberState{"b": Alive}, 30); !m.Have || !changed || m.Known != 3 {
+	q.update(map[string]MemberState{"b": Alive}, 30)
+	if m := q.get(); !m.Have || m.Since != 30 || m.Known != 3 {
 		t.Errorf("after two were removed: %+v", m)
 	}
 	if m := newQuorum("a", nil, 5).get(); !m.Have {
@@ -71,6 +78,38 @@ func TestMinorityIsToldAndBack(t *testing.T) {
 		defer mu.Unlock()
 		if len(told) != 3 || !told[0].Have || told[1].Have || !told[2].Have {
 			t.Errorf("told %+v", told)
+		}
+	})
+}
+
+// Two looks at the members at the same time told of what they saw in any order: strict services stayed shut
+// though the majority was back.
+func TestLastWordOnMajorityIsTheLatest(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var last bool
+		s := newSim(t, 3, func(c *Config) {
+			if c.Timebase.Self().Node != "n0" {
+				return
+			}
+			c.OnMajority = func(m Majority) {
+				if !m.Have {
+					time.Sleep(time.Millisecond) // the scheduler is elsewhere
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				last = m.Have
+			}
+		})
+		s.ready(t)
+		s.wait.Go(func() { s.parts(map[string]int{"n0": 1}) })
+		time.Sleep(time.Millisecond / 2)
+		s.parts(nil)
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if have := s.nodes["n0"].engine.Majority().Have; !have || last != have {
+			t.Errorf("told %v last, and it is %v", last, have)
 		}
 	})
 }

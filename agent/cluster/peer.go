@@ -36,7 +36,8 @@ type peer struct {
 	received window // what of it was received
 
 	appeared bool            // anti-entropy with it is due at once
-	patient  session.Instant // but not before: it was busy, or could not be asked
+	patient  session.Instant // but not before: it was busy, or something was left
+	failing  bool            // the last round failed: see retryLoop
 	synced   session.Instant // when a round with it was completed last
 }
 
@@ -55,6 +56,34 @@ func (p *peer) is() MemberState {
 	return p.state
 }
 
+// appearLocked makes a round due at once, whatever became of earlier ones.
+func (p *peer) appearLocked() { p.appeared, p.failing, p.patient = true, false, 0 }
+
+func (p *peer) roundCompleted(now session.Instant) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced, p.failing = now, false
+}
+
+// roundAgain makes the next round due at an instant.
+func (p *peer) roundAgain(at session.Instant) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.appeared, p.patient, p.failing = true, at, false
+}
+
+func (p *peer) roundFailed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.appeared, p.failing = true, !p.appeared // one that appeared meanwhile starts afresh
+}
+
+func (p *peer) isFailing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failing
+}
+
 // origin is the clock of the peer, as far as it has been heard of.
 func (p *peer) origin() (session.Origin, bool) {
 	p.mu.Lock()
@@ -70,7 +99,9 @@ func (p *peer) introduce(boot, epoch uint64) {
 	if boot == p.boot && epoch == p.epoch {
 		return
 	}
-	p.appeared = p.appeared || p.epoch != 0 && p.state.reachable()
+	if p.epoch != 0 && p.state.reachable() {
+		p.appearLocked()
+	}
 	p.boot, p.epoch = boot, epoch
 	p.burst = newPeerBurst
 	p.received = window{}

@@ -76,7 +76,9 @@ func (e *Engine) serveDigest(ctx context.Context, p *peer, body []byte) ([]byte,
 	if reply.marks != d.marks {
 		give = append(marks, give...)
 	}
-	reply.state, _ = e.pack(give, maxChunk/4) // what does not fit goes in the next round
+	var packed int
+	reply.state, packed = e.pack(give, maxChunk/4) // what does not fit we push, in the round that we begin
+	reply.partial = packed < len(give)
 	if e.cfg.Table.Fold() != d.fold {
 		if reply.busy = !e.serving.take(p.name, e.cfg.Clock); !reply.busy {
 			e.addLeaves(&reply, &d.fold)
@@ -148,6 +150,9 @@ func (e *Engine) servePush(ctx context.Context, p *peer, body []byte) ([]byte, e
 		return nil, err
 	}
 	n, err := e.adopt(ctx, p, c.state)
+	if errors.Is(err, errLeft) {
+		err = nil // what was not taken differs in the next round still
+	}
 	return encodeCarrier(kindPushReply, carrier{covered: n}), err
 }
 

@@ -3,11 +3,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
 )
@@ -22,14 +24,14 @@ import (
 
 var errBusy = errors.New("it is serving another node")
 
-// syncLoop has one round after the other until ctx is done.
+// syncLoop has one round after the other until ctx is done, but for members with whom the last one failed.
 func (e *Engine) syncLoop(ctx context.Context) {
 	regular := e.cfg.Clock.Boot().Add(syncEvery) // when the next is due that nothing calls for
 	for {
 		now := e.cfg.Clock.Boot()
 		p, next := e.partner(now, now >= regular)
 		if p != nil {
-			e.syncWith(ctx, p)
+			e.syncWith(ctx, p, digestLimit)
 			now = e.cfg.Clock.Boot()
 			if _, next = e.partner(now, false); next != 0 {
 				next = max(next, now.Add(syncSpacing+rand.N(syncSpacing)))
@@ -44,11 +46,22 @@ func (e *Engine) syncLoop(ctx context.Context) {
 	}
 }
 
+// retryLoop has rounds with members with whom the last one failed. It is apart because they may take long to
+// fail again, while the others go on.
+func (e *Engine) retryLoop(ctx context.Context) {
+	for sleepUntil(ctx, e.cfg.Clock, e.cfg.Clock.Boot().Add(syncEvery+rand.N(syncEvery)), nil) {
+		failing := slices.DeleteFunc(e.livePeers(), func(p *peer) bool { return !p.isFailing() })
+		if len(failing) > 0 {
+			e.syncWith(ctx, failing[rand.N(len(failing))], requestLimit)
+		}
+	}
+}
+
 // partner returns the member to have a round with: one that appeared, or any; and if there is none when to
 // ask again for one that appeared, or zero.
 func (e *Engine) partner(now session.Instant, any bool) (partner *peer, next session.Instant) {
 	var appeared []*peer
-	live := e.livePeers()
+	live := slices.DeleteFunc(e.livePeers(), (*peer).isFailing)
 	for _, p := range live {
 		p.mu.Lock()
 		switch {
@@ -69,51 +82,52 @@ func (e *Engine) partner(now session.Instant, any bool) (partner *peer, next ses
 	return nil, next
 }
 
-// syncWith has a round with a peer.
-func (e *Engine) syncWith(ctx context.Context, p *peer) {
+// syncWith has a round with a peer, which is to answer its beginning within a limit.
+func (e *Engine) syncWith(ctx context.Context, p *peer, limit time.Duration) {
 	p.mu.Lock()
 	p.appeared = false // before: it may appear again meanwhile
 	p.mu.Unlock()
-	err := e.round(ctx, p)
+	err := e.round(ctx, p, limit)
+	now := e.cfg.Clock.Boot()
 	switch {
 	case err == nil:
 		e.cfg.Count(CountRounds, 1)
-		p.mu.Lock()
-		p.synced = e.cfg.Clock.Boot()
-		p.mu.Unlock()
+		p.roundCompleted(now)
 		e.becomeReady()
-		return
 	case ctx.Err() != nil:
-		return
 	case errors.Is(err, errBusy):
 		e.cfg.Count(CountBusy, 1)
+		p.roundAgain(now.Add(servingLease + rand.N(servingLease)))
+	case errors.Is(err, errNoClock):
+		e.cfg.Count(CountIncomplete, 1)
+		p.roundAgain(now.Add(syncSpacing + rand.N(syncSpacing)))
+	case errors.Is(err, errLeft):
+		e.cfg.Count(CountIncomplete, 1)
+		p.roundAgain(now.Add(servingLease + rand.N(servingLease)))
 	default:
 		e.cfg.Count(CountRoundErrors, 1)
 		e.cfg.Log.Warn("anti-entropy", "node", p.name, "error", err)
+		p.roundFailed()
 	}
-	p.mu.Lock()
-	p.appeared, p.patient = true, e.cfg.Clock.Boot().Add(servingLease+rand.N(servingLease))
-	p.mu.Unlock()
 }
 
-// round is one round of anti-entropy with a peer.
-func (e *Engine) round(ctx context.Context, p *peer) error {
+// round is one round of anti-entropy with a peer. With errLeft, this node does not know all that it was told.
+func (e *Engine) round(ctx context.Context, p *peer, limit time.Duration) error {
 	ours, marks := e.documents(), e.watermarks()
 	clocks, _ := e.pack(nil, 0)
 	request := digestRequest{fold: e.cfg.Table.Fold(), documents: ours.hashes(), marks: marks.sum(), state: clocks}
-	body, err := e.request(ctx, p, encodeDigest(&request), kindDigestReply)
+	reply, err := e.digest(ctx, p, &request, limit)
 	if err != nil {
 		return err
 	}
-	reply, err := decodeDigestReply(body)
-	if err != nil {
-		return err
-	}
-	if _, err := e.adopt(ctx, p, reply.state); err != nil {
-		return err
-	}
-	if reply.busy {
+	_, left := e.adopt(ctx, p, reply.state)
+	switch {
+	case left != nil && !errors.Is(left, errLeft):
+		return left
+	case reply.busy:
 		return errBusy
+	case left == nil && reply.partial:
+		left = errLeft
 	}
 	give := ours.without(reply.documents)
 	if reply.marks != request.marks {
@@ -122,7 +136,18 @@ func (e *Engine) round(ctx context.Context, p *peer) error {
 	if err := e.push(ctx, p, give); err != nil {
 		return err
 	}
-	return e.reconcile(ctx, p, reply.leaves)
+	return cmp.Or(e.reconcile(ctx, p, reply.leaves), left)
+}
+
+// digest begins a round.
+func (e *Engine) digest(ctx context.Context, p *peer, d *digestRequest, limit time.Duration) (digestReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	body, err := e.request(ctx, p, encodeDigest(d), kindDigestReply)
+	if err != nil {
+		return digestReply{}, err
+	}
+	return decodeDigestReply(body)
 }
 
 // reconcile exchanges the sessions below leaves that differ.
@@ -159,10 +184,11 @@ func (e *Engine) reconcile(ctx context.Context, p *peer, theirs map[byte]*[leave
 	for id := range ours {
 		give = append(give, id)
 	}
-	if err := e.pull(ctx, p, want); err != nil {
-		return err
+	left := e.pull(ctx, p, want)
+	if left != nil && !errors.Is(left, errLeft) {
+		return left
 	}
-	return e.pushRecords(ctx, p, give)
+	return cmp.Or(e.pushRecords(ctx, p, give), left)
 }
 
 // differing returns the leaves that are not the same here, in order.
@@ -199,7 +225,8 @@ func (e *Engine) summaries(ctx context.Context, p *peer, leaves []uint16) (summa
 // pullIDs is how many records are asked for at a time.
 const pullIDs = 4096
 
-func (e *Engine) pull(ctx context.Context, p *peer, want []session.ID) error {
+// pull goes on after errLeft, and returns it in the end.
+func (e *Engine) pull(ctx context.Context, p *peer, want []session.ID) (left error) {
 	for len(want) > 0 {
 		n := min(len(want), pullIDs)
 		body, err := e.request(ctx, p, encodeIDs(kindPull, want[:n]), kindPullReply)
@@ -213,13 +240,15 @@ func (e *Engine) pull(ctx context.Context, p *peer, want []session.ID) error {
 		if c.covered <= 0 || c.covered > n {
 			return fmt.Errorf("records of %d sessions: %w", c.covered, errMalformed)
 		}
-		if _, err := e.adopt(ctx, p, c.state); err != nil {
+		if _, err := e.adopt(ctx, p, c.state); errors.Is(err, errLeft) {
+			left = cmp.Or(left, err)
+		} else if err != nil {
 			return err
 		}
 		e.cfg.Count(CountPulled, c.covered)
 		want = want[c.covered:]
 	}
-	return nil
+	return left
 }
 
 func (e *Engine) pushRecords(ctx context.Context, p *peer, give []session.ID) error {

@@ -3,9 +3,7 @@
 package cluster
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -298,92 +296,6 @@ func TestDocumentsReachEveryone(t *testing.T) {
 		eventually(t, 2*time.Second, "a late joiner has it all", func() bool { return has("deny b")() && has("silent")() })
 		if err := late.engine.Publish("x", Document{Data: make([]byte, maxOpaque+1)}); !errors.Is(err, errTooLong) {
 			t.Errorf("a document that is too long: %v", err)
-		}
-	})
-}
-
-func TestFind(t *testing.T) {
-	simulate(t, func(t *testing.T) {
-		s := newSim(t, 3, nil)
-		s.ready(t)
-		v := s.create(t, "n0", 7, time.Hour, 0)
-		n2 := s.nodes["n2"]
-		if _, err := n2.table.ByKey(v.Key); err == nil {
-			t.Fatal("it is known already")
-		}
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				if !n2.engine.Find(t.Context(), v.Key) {
-					t.Error("not found")
-				}
-			})
-		}
-		wg.Wait()
-		if _, err := n2.table.ByKey(v.Key); err != nil {
-			t.Error(err)
-		}
-		if n := n2.counted(CountFinds); n != 1 {
-			t.Errorf("others were asked %d times for one key", n)
-		}
-		start := time.Now()
-		for range 3 {
-			if n2.engine.Find(t.Context(), session.Key{99}) {
-				t.Error("found what nobody knows")
-			}
-		}
-		if took := time.Since(start); took > 100*time.Millisecond || n2.counted(CountFinds) != 2 {
-			t.Errorf("a stranger made the cluster work %d times, %v", n2.counted(CountFinds)-1, took)
-		}
-		for i := range 1000 {
-			n2.engine.Find(t.Context(), session.Key{1, byte(i), byte(i >> 8), 1})
-		}
-		spent := time.Since(start).Seconds()
-		if n, most := n2.counted(CountFinds), findBurst+int(findPerSec*spent)+2; n > most || n2.counted(CountFindsLimited) == 0 {
-			t.Errorf("strangers made the cluster work %d times in %v s", n, spent)
-		}
-		// A node that does not answer costs a second, not the connection's patience.
-		s.mu.Lock()
-		s.deaf["n1"] = true
-		s.mu.Unlock()
-		time.Sleep(5 * time.Second)
-		start = time.Now()
-		n2.engine.Find(t.Context(), session.Key{98})
-		if took := time.Since(start); took > findLimit {
-			t.Errorf("it took %v", took)
-		}
-	})
-}
-
-func TestResolve(t *testing.T) {
-	simulate(t, func(t *testing.T) {
-		s := newSim(t, 4, func(c *Config) {
-			name := c.Timebase.Self().Node
-			c.Resolve = func(_ context.Context, request []byte) ([]session.ID, error) {
-				if string(request) == "fail" {
-					return nil, errors.New("no such service")
-				}
-				return []session.ID{{1}, {name[1]}}, nil
-			}
-		})
-		s.ready(t)
-		e := s.nodes["n0"].engine
-		ids, silent := e.Resolve(t.Context(), []byte("service=db"))
-		if len(ids) != 4 || len(silent) != 0 {
-			t.Errorf("%v, silent %v", ids, silent)
-		}
-		if _, silent = e.Resolve(t.Context(), []byte("fail")); fmt.Sprint(silent) != "[n1 n2 n3]" {
-			t.Errorf("silent %v", silent)
-		}
-		s.nodes["n1"].down()
-		s.mu.Lock()
-		s.deaf["n2"] = true
-		s.mu.Unlock()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		ids, silent = e.Resolve(ctx, []byte("service=db"))
-		if len(ids) != 2 || fmt.Sprint(silent) != "[n1 n2]" {
-			t.Errorf("%v, silent %v", ids, silent)
 		}
 	})
 }

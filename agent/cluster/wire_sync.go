@@ -61,6 +61,7 @@ type digestReply struct {
 	documents []uint64
 	marks     uint64
 	state     []byte // watermarks if they differ, and documents that the asker has not
+	partial   bool   // not all of these
 }
 
 func encodeDigestReply(d *digestReply) []byte {
@@ -72,7 +73,8 @@ func encodeDigestReply(d *digestReply) []byte {
 	}
 	b = appendBytes(b, 3, appendUint64s(nil, d.documents))
 	b = appendFixed(b, 4, d.marks)
-	return appendBytes(b, 5, d.state)
+	b = appendBytes(b, 5, d.state)
+	return appendFlag(b, 6, d.partial)
 }
 
 func decodeDigestReply(b []byte) (d digestReply, err error) {
@@ -95,6 +97,8 @@ func decodeDigestReply(b []byte) (d digestReply, err error) {
 			return f.fixed(&d.marks)
 		case 5:
 			return f.bytes(&d.state, maxRequest)
+		case 6:
+			return f.flag(&d.partial)
 		}
 		return nil
 	})

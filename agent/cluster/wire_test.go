@@ -267,7 +267,7 @@ func TestSyncMessages(t *testing.T) {
 	if got, err := decodeDigest(encodeDigest(&d)[2:]); err != nil || !reflect.DeepEqual(got, d) {
 		t.Errorf("digest: %+v, %v", got, err)
 	}
-	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, marks: 4, state: []byte{8, 0}}
+	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, marks: 4, state: []byte{8, 0}, partial: true}
 	if got, err := decodeDigestReply(encodeDigestReply(&r)[2:]); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("digest reply: %+v, %v", got, err)
 	}

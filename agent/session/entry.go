@@ -18,30 +18,40 @@ type entry struct {
 	id       ID
 	key      Key     // zero: a tombstone, of which only the end is known
 	identity *person // immutable
-	method   unique.Handle[string]
+	made     unique.Handle[provenance]
 	created  int64 // wall clock, nanoseconds since 1970
 	deadline int64
 	idle     time.Duration
 	rare     *rare // nil for most
 
-	origin          unique.Handle[Origin]
 	born            OriginTime
 	ends, published OriginTime
 
 	until, lastActive Instant
+	bound             Instant // of until, less what clocks drift from boot on: see retimeLocked
 
 	number uint64               // names the session in the kernel; never given out twice
 	ended  *End                 // nil while it lives
 	conns  map[*Connection]bool // nil while there are none
 
-	check Instant // when the loop looks at this entry next
-	index int     // in Table.queue
+	next *entry // in the same leaf of Table.digest
 
-	summed  bool // in Table.digest
-	unsaved bool // what it says is not known to be durable: whoever is told that it is saves it first
+	check   Instant // when the loop looks at this entry next
+	index   int32   // in Table.queue
+	untold  bool    // it was active here since what was published
+	summed  bool    // in Table.digest
+	unsaved bool    // what it says is not known to be durable: whoever is told that it is saves it first
 }
 
-// rare is what few sessions have. Immutable but for extra.
+// provenance is what sessions have in common that came about on one node in one way.
+type provenance struct {
+	origin Origin
+	method string
+}
+
+func (e *entry) origin() Origin { return e.made.Value().origin }
+
+// rare is what few sessions have. Immutable: see setExtra.
 type rare struct {
 	bindAddrs  []netip.Addr
 	supersedes ID
@@ -53,6 +63,17 @@ func newRare(s *Session) *rare {
 		return nil
 	}
 	return &rare{s.BindAddrs, s.Supersedes, s.Extra}
+}
+
+// setExtra replaces what is passed on without being known.
+func (e *entry) setExtra(extra []byte) {
+	r := rare{extra: extra}
+	if e.rare != nil {
+		r.bindAddrs, r.supersedes = e.rare.bindAddrs, e.rare.supersedes
+	} else if len(extra) == 0 {
+		return
+	}
+	e.rare = &r
 }
 
 // idleUntil is when the session ends for idleness, with the grace that late word from other nodes has.
@@ -76,20 +97,28 @@ func (e *entry) connections() []*Connection {
 	return list
 }
 
-// touch moves the idle lease to at + idle, never back. It reports whether the lease moved.
+// touch moves the idle lease to at + idle, never back, for activity on this host. It reports whether the
+// lease moved.
 func (e *entry) touch(at Instant) bool {
+	moved := e.hear(at)
+	e.untold = e.untold || moved
+	return moved
+}
+
+// hear is touch for activity that was published.
+func (e *entry) hear(at Instant) bool {
 	if e.idle == 0 || at <= e.lastActive {
 		return false
 	}
-	e.lastActive = at
+	e.lastActive, e.untold = at, false
 	return true
 }
 
 // session and record are the entry in the forms that leave the table.
 func (t *Table) sessionLocked(e *entry) Session {
 	s := Session{
-		ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
-		IdleTimeout: e.idle, Origin: e.origin.Value(), Born: e.born, Ends: e.ends, Published: e.published,
+		ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
+		IdleTimeout: e.idle, Origin: e.origin(), Born: e.born, Ends: e.ends, Published: e.published,
 		Until: e.until, IdleUntil: e.idleUntil(t.grace), LastActive: e.lastActive, Ended: e.ended,
 	}
 	if e.identity != nil {
@@ -108,11 +137,11 @@ func (q queue) Len() int           { return len(q) }
 func (q queue) Less(i, j int) bool { return q[i].check < q[j].check }
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
+	q[i].index, q[j].index = int32(i), int32(j)
 }
 func (q *queue) Push(x any) {
 	e := x.(*entry)
-	e.index = len(*q)
+	e.index = int32(len(*q))
 	*q = append(*q, e)
 }
 func (q *queue) Pop() any {
@@ -125,5 +154,5 @@ func (q *queue) Pop() any {
 
 func (q *queue) reschedule(e *entry, at Instant) {
 	e.check = at
-	heap.Fix(q, e.index)
+	heap.Fix(q, int(e.index))
 }

@@ -12,6 +12,8 @@ import (
 // the session, and when the session ends as of now. The connection counts as activity. Returns an
 // *EndedError, ErrNotFound or ErrTooMany; the connection is not attached then.
 func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
+	publish := func() {}
+	defer func() { publish() }() // after the lock was given back
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.byID[c.Session()]
@@ -30,7 +32,9 @@ func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 	e.conns[c] = true
 	t.attached++
 	now := t.cfg.Clock.Boot()
+	c.Activity.renew.Store(e.idle != 0 && now >= t.quarterLocked(e))
 	e.touch(now)
+	publish = t.publishLocked(e, now)
 	t.rescheduleLocked(e, t.nextCheckLocked(e, now))
 	c.Activity.Wake = func() { t.Touch(c.Session(), t.cfg.Clock.Boot()) }
 	c.Activity.Now = t.cfg.Clock.Coarse
@@ -42,6 +46,8 @@ func (t *Table) Attach(c *Connection) (number uint64, ends Instant, err error) {
 func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 	now := t.cfg.Clock.Boot()
 	at := c.Activity.last(now)
+	publish := func() {}
+	defer func() { publish() }() // after the lock was given back
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.byID[c.Session()]
@@ -55,6 +61,7 @@ func (t *Table) Detach(c *Connection) (ended *End, last bool) {
 	}
 	if e.ended == nil {
 		e.touch(at)
+		publish = t.publishLocked(e, now)
 		t.rescheduleLocked(e, t.nextCheckLocked(e, now))
 	}
 	return e.ended, e.conns == nil
@@ -95,7 +102,7 @@ func (t *Table) End(id ID, end End) (Ending, error) {
 }
 
 // EndAll ends those of the sessions that live, and returns them. OnEnd has been called for all of
-// them before the first is made durable; all are when it returns. With an error of the store they have
+// them, and others have been told, before the first is made durable; all are when it returns. With an error of the store they have
 // ended nevertheless, but some might be forgotten in a restart.
 func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 	if end.At.IsZero() {
@@ -115,11 +122,10 @@ func (t *Table) EndAll(ids []ID, end End) ([]Ending, error) {
 		t.ended(ending)
 		endings = append(endings, ending)
 	}
-	err := t.saveAll(endings)
 	for _, e := range endings {
-		t.changed(e.Session.ID)
+		t.changed(e.Session.ID) // it is right even if this node forgets it: a kill need not wait for the disk
 	}
-	return endings, err
+	return endings, t.saveAll(endings)
 }
 
 func (t *Table) saveAll(endings []Ending) error {
@@ -190,6 +196,10 @@ func (t *Table) lookLocked(e *entry, now, last Instant) func() {
 	touched := e.touch(last)
 	t.retimeLocked(e, now)
 	if now >= e.endsAt(t.grace) {
+		if t.wasAwayLocked(e, now) {
+			t.rescheduleLocked(e, Earliest(e.until, now.Add(catchUp)))
+			return func() {}
+		}
 		ending := t.endLocked(e, t.timeoutEndLocked(e, now))
 		return func() {
 			t.ended(ending)

@@ -143,7 +143,7 @@ func longer(a, b []byte) []byte {
 	return a
 }
 
-// hash is of what merges; zero for no record only.
+// hash is of what merges, and of what is passed on; zero for no record only.
 func (r *Record) hash() uint64 {
 	h := fnv.New64a()
 	var b []byte
@@ -154,6 +154,9 @@ func (r *Record) hash() uint64 {
 		b = binary.BigEndian.AppendUint64(b, uint64(unixNano(e.At)))
 		b = append(append(b, e.Reason...), e.By...)
 		b = append(b, e.Message...)
+	}
+	if len(r.Extra) > 0 {
+		b = binary.BigEndian.AppendUint64(append(b, r.Extra...), uint64(len(r.Extra)))
 	}
 	if r.Tombstone() {
 		b = append(b, 0)

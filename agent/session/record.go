@@ -68,6 +68,8 @@ type Watermark struct {
 	Origin          Origin // whose clock Before is read from
 	Before          OriginTime
 	End             End // what its sessions ended for
+	// Learned is when this host first heard of it, which was after Before; kept by Table and Store.
+	Learned Instant `json:"-"`
 }
 
 // Summary tells whether two nodes know the same of a session.

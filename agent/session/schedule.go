@@ -5,16 +5,16 @@ package session
 import "time"
 
 // nextCheckLocked is when an entry has to be looked at next, seen from now: at its end; at the start of the
-// last quarter of the idle timeout, if there are connections whose activity is not known yet;
-// and when half of what is left has passed, if its deadline is a reading of another node's clock.
+// last quarter of the idle timeout, if there are connections whose activity is not known yet, or
+// activity that others do not know of, perhaps of connections that are gone; and when half of what is left has passed, if its deadline is a reading of another node's clock.
 func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
 	next := e.endsAt(t.grace)
-	if e.idle != 0 && len(e.conns) > 0 {
+	if e.idle != 0 && (len(e.conns) > 0 || e.untold && t.cfg.OnChange != nil) {
 		if quarter := t.quarterLocked(e); now < quarter {
 			next = Earliest(next, quarter)
 		}
 	}
-	if left := e.until.Sub(now); left > closeEnough && e.origin != t.self {
+	if left := e.until.Sub(now); left > closeEnough && e.origin() != t.self {
 		next = Earliest(next, now.Add(left/2))
 	}
 	return next
@@ -25,7 +25,7 @@ func (t *Table) nextCheckLocked(e *entry, now Instant) Instant {
 func (t *Table) quarterLocked(e *entry) Instant {
 	last := e.lastActive
 	if t.cfg.OnChange != nil {
-		if at, ok := t.cfg.Timebase.Local(e.origin.Value(), max(e.published, e.born)); ok {
+		if at, ok := t.cfg.Timebase.Local(e.origin(), max(e.published, e.born)); ok {
 			last = min(last, at)
 		}
 	}
@@ -35,16 +35,28 @@ func (t *Table) quarterLocked(e *entry) Instant {
 // publishLocked publishes activity that other nodes do not know of, if they would soon take the session
 // to be idle: the trailing edge. What it returns calls back, without the lock.
 func (t *Table) publishLocked(e *entry, now Instant) func() {
-	if t.cfg.OnChange == nil || e.idle == 0 || now < t.quarterLocked(e) {
+	if t.cfg.OnChange == nil || !e.untold || now < t.quarterLocked(e) {
 		return func() {}
 	}
-	at, ok := t.cfg.Timebase.Remote(e.origin.Value(), e.lastActive)
+	at, ok := t.cfg.Timebase.Remote(e.origin(), e.lastActive)
 	if !ok || at <= max(e.published, e.born) {
 		return func() {}
 	}
 	t.changeLocked(e, func() { e.published = at })
+	e.untold = false
 	r := t.recordLocked(e)
 	return func() { t.cfg.OnChange(r) }
+}
+
+// catchUp is how long a node that was away may take to hear of activity elsewhere.
+const catchUp = 30 * time.Second
+
+// wasAwayLocked reports whether an idle end that is due should have been seen long ago: this host was suspended,
+// or the agent stopped, or word of the session came late. What it knows of activity elsewhere is as old
+// then, and its word would end the session on every node. New connections are refused all the same, and the
+// kernel's lease on live ones has run out.
+func (t *Table) wasAwayLocked(e *entry, now Instant) bool {
+	return t.cfg.OnChange != nil && now < e.until && now.Sub(e.check) > max(t.grace, time.Second)
 }
 
 const (
@@ -58,18 +70,28 @@ const (
 	timingError = time.Millisecond
 )
 
+// drift is how far another clock can have drifted from this host's since it booted.
+func drift(now Instant) Instant { return now / 1_000_000 * maxDrift }
+
 // retimeLocked translates the deadline anew when half of what was left has passed. It moves freely to an
-// earlier instant; to a later one only by what clocks drift, so that a clock that was stopped does not
-// lengthen a session.
+// earlier instant; to a later one only by what clocks have drifted since it was translated first, however often
+// this is done, so that neither a clock that was stopped nor one that lies lengthens a session. Of a session that
+// outlived a reboot, the first translation is the store's, by the wall clock.
 func (t *Table) retimeLocked(e *entry, now Instant) {
-	left := e.until.Sub(now)
-	if e.origin == t.self || left <= 0 {
+	if e.origin() == t.self || now >= e.until {
 		return
 	}
-	until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends)
-	if !ok {
-		return
+	if until, ok := t.cfg.Timebase.Local(e.origin(), e.ends); ok {
+		e.until = max(min(until, e.bound+drift(now)+Instant(timingError)), 1)
 	}
-	latest := e.until.Add(left*maxDrift/1_000_000 + timingError)
-	e.until = max(min(until, latest), 1)
+}
+
+// shortenLocked takes over an earlier deadline. The difference is the same by every clock, but for drift.
+func (t *Table) shortenLocked(e *entry, ends OriginTime) {
+	by := Instant(e.ends - ends)
+	e.ends = ends
+	e.bound -= by
+	e.until = max(e.until-by, 1)
+	e.deadline -= int64(by)
+	t.retimeLocked(e, t.cfg.Clock.Boot())
 }

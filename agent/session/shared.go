@@ -79,11 +79,9 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 	}
 	t.changeLocked(e, func() {
 		e.published = merged.Active
+		e.setExtra(merged.Extra)
 		if merged.Deadline < e.ends {
-			e.ends = merged.Deadline
-			if until, ok := t.cfg.Timebase.Local(e.origin.Value(), e.ends); ok {
-				e.until = min(e.until, max(until, 1))
-			}
+			t.shortenLocked(e, merged.Deadline)
 		}
 	})
 	if e.ended != nil {
@@ -96,8 +94,8 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 		after.ended = append(after.ended, t.endLocked(e, *merged.Revoked))
 		return true, after
 	}
-	if at, ok := t.cfg.Timebase.Local(e.origin.Value(), e.published); ok && e.published != 0 {
-		e.touch(min(at, t.cfg.Clock.Boot()))
+	if at, ok := t.cfg.Timebase.Local(e.origin(), e.published); ok && e.published != 0 {
+		e.hear(min(at, t.cfg.Clock.Boot()))
 	}
 	t.rescheduleLocked(e, t.nextCheckLocked(e, t.cfg.Clock.Boot()))
 	if len(e.conns) > 0 {
@@ -119,7 +117,7 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 		return false, after
 	case !known:
 		until = now.Add(MaxLifetime) // remembered for as long as anything could bring it back
-	case until <= now || until > now.Add(MaxLifetime+t.cfg.Retention) || r.Revoked == nil && t.live >= t.cfg.MaxSessions:
+	case until <= now || until > now.Add(MaxLifetime+t.cfg.Retention) || r.Revoked == nil && t.live >= t.cfg.MaxSessions && !t.livesLocked(r.Supersedes):
 		m.Refused++
 		return false, after
 	}
@@ -127,16 +125,19 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 	if s.Ended == nil {
 		t.endBeforeItBeganLocked(&s)
 	}
-	e := t.insertLocked(s)
-	if !s.Supersedes.IsZero() {
-		after.ended = t.takeOverLocked(e, &after)
-	}
+	rival := t.byKey[s.Key]
+	after.ended = t.settleLocked(t.insertLocked(s), rival, &after)
 	return true, after
+}
+
+func (t *Table) livesLocked(id ID) bool {
+	e := t.byID[id]
+	return e != nil && e.ended == nil
 }
 
 // endBeforeItBeganLocked ends a session of which word comes after word of what ended it.
 func (t *Table) endBeforeItBeganLocked(s *Session) {
-	if next := t.supersededBy[s.ID]; next != nil {
+	if next := t.inPlaceOfLocked(s); next != nil {
 		end := next.supersedingEnd()
 		s.Ended = &end
 	} else if w, below := t.belowLocked(s); below {
@@ -196,15 +197,17 @@ func (t *Table) Fold() [256]uint64 {
 	return t.digest.Fold()
 }
 
-// Summaries returns what is summed up in the leaves. It looks at all sessions once.
+// Summaries returns what is summed up in the leaves.
 func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var list []Summary
-	for id, e := range t.byID {
-		if e.summed && leaves[LeafOf(id)] {
-			r := t.recordLocked(e)
-			list = append(list, Summary{id, r.hash()})
+	for leaf, wanted := range leaves {
+		for e := t.leaves[leaf]; wanted && e != nil; e = e.next {
+			if e.summed {
+				r := t.recordLocked(e)
+				list = append(list, Summary{e.id, r.hash()})
+			}
 		}
 	}
 	return list
@@ -212,8 +215,8 @@ func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
 
 // recordLocked is the entry as other nodes know it.
 func (t *Table) recordLocked(e *entry) Record {
-	r := Record{ID: e.id, Key: e.key, Method: e.method.Value(), Created: time.Unix(0, e.created), IdleTimeout: e.idle,
-		Origin: e.origin.Value(), Born: e.born, Deadline: e.ends, Active: e.published}
+	r := Record{ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), IdleTimeout: e.idle,
+		Origin: e.origin(), Born: e.born, Deadline: e.ends, Active: e.published}
 	if e.identity != nil {
 		r.Identity = e.identity.Identity
 	}

@@ -96,9 +96,10 @@ type Table struct {
 	attached int // connections
 	number   uint64
 
-	self         unique.Handle[Origin]
+	self         Origin
 	grace        time.Duration // beyond the idle timeout: see SetIdleGrace
 	digest       Digest
+	leaves       [1 << 16]*entry // the first of each leaf of digest: see entry.next
 	supersededBy map[ID]*entry
 	watermarks   map[watermarkKey]Watermark
 	unsavedMarks map[watermarkKey]bool // not known to be durable
@@ -131,7 +132,7 @@ func NewTable(cfg TableConfig) (*Table, error) {
 		byAddr:       map[netip.Addr]map[*entry]bool{},
 		people:       map[[2]string]*person{},
 		number:       FirstNumber(cfg.Clock.Boot()),
-		self:         unique.Make(cfg.Timebase.Self()),
+		self:         cfg.Timebase.Self(),
 		supersededBy: map[ID]*entry{},
 		watermarks:   map[watermarkKey]Watermark{},
 		unsavedMarks: map[watermarkKey]bool{},
@@ -170,13 +171,15 @@ func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 		t.forget(s.ID)
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
-	after.finish(t)
+	for _, old := range after.finish(t) {
+		t.saveSoon(old) // a restart would come to the same by itself: see Restore
+	}
 	t.changed(s.ID)
 	return t.byIDAsItIs(s.ID), nil
 }
 
-// Restore adds a session that the store knew. Sessions whose end has passed are added as ended.
-// Call it before Run.
+// Restore adds a session that the store knew. Sessions whose end has passed are added as ended, and so is
+// what another session has taken the place of. Call it before Run.
 func (t *Table) Restore(s Session) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,7 +189,15 @@ func (t *Table) Restore(s Session) error {
 	if s.Ended == nil && t.live >= t.cfg.MaxSessions {
 		return fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
-	t.insertLocked(s)
+	if next := t.inPlaceOfLocked(&s); next != nil && s.Ended == nil {
+		end := next.supersedingEnd()
+		s.Ended = &end
+		t.saveSoon(s)
+	}
+	rival := t.byKey[s.Key]
+	for _, over := range t.settleLocked(t.insertLocked(s), rival, &aftermath{}) { // nobody has connections yet
+		t.saveSoon(over.Session)
+	}
 	return nil
 }
 
@@ -197,7 +208,7 @@ func (t *Table) add(s Session) (*aftermath, error) {
 	if t.byID[s.ID] != nil {
 		return nil, fmt.Errorf("session %s: %w", s.ID.Short(), ErrExists)
 	}
-	if t.live >= t.cfg.MaxSessions {
+	if t.live >= t.cfg.MaxSessions && s.Supersedes.IsZero() { // else it makes its own room
 		return nil, fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
 	if w, ok := t.belowLocked(&s); ok {
@@ -222,18 +233,28 @@ func (e *entry) foundBefore(old *entry) bool {
 	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
 		return false
 	}
-	return cmp.Or(cmp.Compare(e.created, old.created), bytes.Compare(e.id[:], old.id[:])) > 0
+	return e.laterThan(old.created, old.id)
+}
+
+// laterThan orders sessions by what never changes in them, so that every node does it in the same way. By
+// clocks it could not: each node has a view of its own of them.
+func (e *entry) laterThan(created int64, id ID) bool {
+	return cmp.Or(cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
 }
 
 // insertLocked adds a session as it is.
 func (t *Table) insertLocked(s Session) *entry {
 	t.number++
 	e := &entry{
-		id: s.ID, key: s.Key, method: unique.Make(s.Method), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
-		idle: s.IdleTimeout, rare: newRare(&s), origin: unique.Make(s.Origin), born: s.Born, ends: s.Ends, published: s.Published,
+		id: s.ID, key: s.Key, made: unique.Make(provenance{s.Origin, s.Method}), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
+		idle: s.IdleTimeout, rare: newRare(&s), born: s.Born, ends: s.Ends, published: s.Published,
 		until: s.Until, lastActive: s.LastActive, ended: s.Ended, number: t.number,
 	}
+	now := t.cfg.Clock.Boot()
+	e.bound = e.until - drift(now)
 	t.byID[e.id] = e
+	leaf := &t.leaves[LeafOf(e.id)]
+	e.next, *leaf = *leaf, e
 	if !e.key.IsZero() {
 		e.identity = t.internLocked(s.Identity)
 		if old := t.byKey[e.key]; old == nil || e.foundBefore(old) {
@@ -243,7 +264,6 @@ func (t *Table) insertLocked(s Session) *entry {
 	if !s.Supersedes.IsZero() {
 		t.supersededBy[s.Supersedes] = e
 	}
-	now := t.cfg.Clock.Boot()
 	if e.until > now {
 		t.toggleLocked(e)
 	}
@@ -354,6 +374,11 @@ func (t *Table) removeLocked(e *entry) {
 	}
 	t.attached -= len(e.conns)
 	delete(t.byID, e.id)
+	at := &t.leaves[LeafOf(e.id)]
+	for *at != e {
+		at = &(*at).next
+	}
+	*at = e.next
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)
 	}
@@ -367,6 +392,6 @@ func (t *Table) removeLocked(e *entry) {
 	if e.identity != nil {
 		t.releaseLocked(e.identity)
 	}
-	heap.Remove(&t.queue, e.index)
+	heap.Remove(&t.queue, int(e.index))
 	t.setAlarmLocked()
 }

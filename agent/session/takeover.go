@@ -22,7 +22,7 @@ func (a *aftermath) finish(t *Table) (dirty []Session) {
 	if !a.followed.IsZero() {
 		t.mu.Lock()
 		if next := t.supersededBy[a.followed]; next != nil {
-			a.ended = append(a.ended, t.takeOverLocked(next, a)...)
+			a.ended = append(a.ended, t.settleLocked(next, t.byKey[next.key], a)...)
 		}
 		t.mu.Unlock()
 	}
@@ -39,27 +39,61 @@ func (a *aftermath) finish(t *Table) (dirty []Session) {
 	return dirty
 }
 
-// takeOverLocked ends the session that next supersedes, if it lives here, after its connections and its
-// number went over to next. Where next is dead on arrival they stay, and end with it.
-func (t *Table) takeOverLocked(next *entry, after *aftermath) []Ending {
-	old := t.byID[next.rare.supersedes]
-	tombstone := next.key.IsZero() // it does not say whose it is, and ends the one before all the same
-	if old == nil || old.ended != nil || !tombstone && !old.sameUser(next) {
+// inPlaceOfLocked returns what has the place of a session that is about to be added: what supersedes it, or a
+// later one of the same key. Two of a key were created on two nodes before either had heard of the other.
+func (t *Table) inPlaceOfLocked(s *Session) *entry {
+	if next := t.supersededBy[s.ID]; next != nil {
+		return next
+	}
+	if s.Key.IsZero() {
+		return nil
+	}
+	if rival := t.byKey[s.Key]; rival != nil && rival.ended == nil && rival.id != s.Supersedes && rival.laterThan(unixNano(s.Created), s.ID) {
+		return rival
+	}
+	return nil
+}
+
+// settleLocked ends what cannot live beside e, which was just added: what it supersedes, and rival, which its key
+// found until now, or nil.
+func (t *Table) settleLocked(e, rival *entry, after *aftermath) (endings []Ending) {
+	if e.rare != nil && !e.rare.supersedes.IsZero() {
+		old := t.byID[e.rare.supersedes]
+		// A tombstone does not say whose it is, and ends the one before all the same.
+		if old != nil && (e.key.IsZero() || old.sameUser(e)) {
+			endings = t.takeOverLocked(old, e, after)
+		}
+	}
+	if rival == nil || rival == e || rival.ended != nil || e.ended != nil || e.key.IsZero() {
+		return endings
+	}
+	if e.laterThan(rival.created, rival.id) {
+		return append(endings, t.takeOverLocked(rival, e, after)...)
+	}
+	return append(endings, t.takeOverLocked(e, rival, after)...)
+}
+
+// takeOverLocked ends old, if it lives here, after its connections and its number went over to next. Where next
+// is dead on arrival, or of somebody else, they stay, and end with it.
+func (t *Table) takeOverLocked(old, next *entry, after *aftermath) []Ending {
+	if old.ended != nil {
 		return nil
 	}
 	if next.ended == nil {
+		t.byKey[next.key] = next
+	}
+	moves := next.ended == nil && len(next.conns) == 0 && old.sameUser(next)
+	if moves {
 		old.number, next.number = next.number, old.number
 		old.conns, next.conns = nil, old.conns
 		for c := range next.conns {
 			c.session.Store(&next.id)
 		}
 		next.touch(old.lastActive)
-		t.byKey[next.key] = next
-		now := t.cfg.Clock.Boot()
-		t.rescheduleLocked(next, t.nextCheckLocked(next, now))
+		t.rescheduleLocked(next, t.nextCheckLocked(next, t.cfg.Clock.Boot()))
 	}
 	ending := t.endLocked(old, next.supersedingEnd())
-	if next.ended == nil {
+	if moves {
 		after.takeover = &Takeover{Old: ending.Session, New: t.sessionLocked(next), Number: next.number, Conns: next.connections()}
 	}
 	return []Ending{ending}

@@ -3,6 +3,7 @@
 package session
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,8 +22,8 @@ func (w *Watermark) covers(i Identity) bool {
 }
 
 // Raise ends every session that was born before the watermark, and will end those that are heard of
-// later; durably. It reports whether the watermark was news. Where the two clocks cannot be compared a session is
-// taken to be older: doubt is refused.
+// later; durably. It reports whether the watermark was news. Where the two clocks cannot be compared, every
+// session is taken to be older that was born before the watermark was heard of: doubt is refused.
 func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 	if w.Before <= 0 || w.End.Reason == "" || w.Issuer != "" && w.Subject == "" {
 		return false, nil, fmt.Errorf("watermark of %q before %d: it says nothing", w.Subject, w.Before)
@@ -37,16 +38,28 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 		}
 		return false, nil, err
 	}
+	w.Learned = t.cfg.Clock.Boot()
 	t.watermarks[key], t.unsavedMarks[key] = w, true
-	var below []ID
-	for id, e := range t.byID {
-		if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin.Value(), e.born, &w) {
-			below = append(below, id)
-		}
-	}
 	t.mu.Unlock()
-	endings, err = t.EndAll(below, w.End)
+	endings, err = t.EndAll(t.below(&w), w.End)
 	return true, endings, errors.Join(err, t.saveWatermark(w))
+}
+
+// below returns the live sessions that a watermark ends. Those that come while it looks have been held against it.
+func (t *Table) below(w *Watermark) (ids []ID) {
+	const atOnce = 1 << 8 // leaves: deadlines of a large table must not wait for all
+	for i := 0; i < len(t.leaves); i += atOnce {
+		t.mu.Lock()
+		for _, e := range t.leaves[i : i+atOnce] {
+			for ; e != nil; e = e.next {
+				if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin(), e.born, w) {
+					ids = append(ids, e.id)
+				}
+			}
+		}
+		t.mu.Unlock()
+	}
+	return ids
 }
 
 func (t *Table) saveWatermark(w Watermark) error {
@@ -69,10 +82,12 @@ func (t *Table) Watermarks() []Watermark {
 	defer t.mu.Unlock()
 	list := make([]Watermark, 0, len(t.watermarks))
 	for _, w := range t.watermarks {
+		w.Learned = 0 // for this host only
 		list = append(list, w)
 	}
 	slices.SortFunc(list, func(a, b Watermark) int {
-		return strings.Compare(a.Issuer+"\x00"+a.Subject+"\x00"+a.Origin.Node, b.Issuer+"\x00"+b.Subject+"\x00"+b.Origin.Node)
+		return cmp.Or(strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Subject, b.Subject),
+			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot))
 	})
 	return list
 }
@@ -81,6 +96,9 @@ func (t *Table) Watermarks() []Watermark {
 func (t *Table) RestoreWatermark(w Watermark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if w.Learned == 0 {
+		w.Learned = t.cfg.Clock.Boot()
+	}
 	t.watermarks[watermarkKey{w.Issuer, w.Subject, w.Origin}] = w
 }
 
@@ -94,11 +112,23 @@ func (t *Table) belowLocked(s *Session) (Watermark, bool) {
 	return Watermark{}, false
 }
 
+// bornBeforeLocked reports whether a session is older than the watermark. What a watermark says by a clock that nobody
+// can compare any more, of a node that is gone, holds for what was there when it was heard of: not for ever.
 func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
-	if o == w.Origin {
+	alone := Origin{} // whose boots have no names
+	if o == w.Origin && o != alone {
 		return born < w.Before
 	}
-	b, known1 := t.cfg.Timebase.Local(o, born)
-	at, known2 := t.cfg.Timebase.Local(w.Origin, w.Before)
-	return !known1 || !known2 || b < at
+	b, known := t.cfg.Timebase.Local(o, born)
+	if !known {
+		return true
+	}
+	at, known := t.cfg.Timebase.Local(w.Origin, w.Before)
+	switch {
+	case w.Origin == alone:
+		at = min(at, w.Learned)
+	case !known:
+		at = w.Learned.Add(timingError)
+	}
+	return b < at
 }

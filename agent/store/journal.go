@@ -139,7 +139,10 @@ func (s *Store) applyJournal() error {
 		if err != nil {
 			return err
 		}
-		if ok && v.Ended == nil {
+		if !ok { // word of its end came from another node before word of the session, or it is forgotten
+			v = session.Session{ID: id, Deadline: s.cfg.Clock.Wall().Add(session.MaxLifetime), Until: s.cfg.Clock.Boot().Add(session.MaxLifetime)}
+		}
+		if v.Ended == nil {
 			v.Ended = &session.End{Reason: session.ReasonKilled, Message: "ended while the disk was full", At: s.cfg.Clock.Wall().Round(time.Second)}
 			s.SaveSoon(v)
 		}

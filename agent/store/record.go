@@ -96,6 +96,7 @@ func decode(b []byte) (record, error) {
 // file has seen if the clock has been set back since.
 func (s *Store) Load() ([]session.Session, error) {
 	var list []session.Session
+	ends := s.pendingEnds()
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		boot, wall := s.cfg.Clock.Boot(), s.cfg.Clock.Wall()
 		if seen := latest(tx); seen.After(wall) {
@@ -107,8 +108,9 @@ func (s *Store) Load() ([]session.Session, error) {
 				return fmt.Errorf("session %x: %w", k, err)
 			}
 			v := r.restore(s.cfg.BootID, boot, wall)
-			if end := s.pendingEnd(v.ID); end != nil {
-				v.Ended = end
+			if ended, ok := ends[v.ID]; ok {
+				v.Ended = ended.Ended
+				delete(ends, v.ID)
 			}
 			list = append(list, v)
 			return nil
@@ -117,17 +119,23 @@ func (s *Store) Load() ([]session.Session, error) {
 	if err != nil {
 		return nil, damaged(s.db.Path(), err)
 	}
+	for _, v := range ends { // of sessions that the file does not know
+		list = append(list, v)
+	}
 	return list, nil
 }
 
-// pendingEnd is the end of a session that waits to be written, as after a journal was read.
-func (s *Store) pendingEnd(id session.ID) *session.End {
+// pendingEnds are the ended sessions that wait to be written, as after a journal was read.
+func (s *Store) pendingEnds() map[session.ID]session.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.pending[id]; p != nil {
-		return p.Ended
+	ends := map[session.ID]session.Session{}
+	for id, v := range s.pending {
+		if v != nil && v.Ended != nil {
+			ends[id] = *v
+		}
 	}
-	return nil
+	return ends
 }
 
 // restore translates the record's instants into this boot's.

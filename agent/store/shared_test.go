@@ -91,3 +91,49 @@ func FuzzDecodeWatermark(f *testing.F) {
 		_, _ = decodeWatermark(b) // it must not panic
 	})
 }
+
+// When a watermark was heard of is known in another boot, too; with a wall clock set back it is later, not earlier.
+func TestWatermarkIsDatedThroughAReboot(t *testing.T) {
+	for _, step := range []time.Duration{0, -time.Hour} {
+		dir, clock := stateDir(t), newClock()
+		s := open(t, dir, "a", clock)
+		w := session.Watermark{Subject: "alice", Before: 9, End: session.End{Reason: session.ReasonKilled}, Learned: clock.boot.Add(-time.Minute)}
+		if err := s.SaveWatermark(w); err != nil {
+			t.Fatal(err)
+		}
+		for boot, want := range map[string]time.Duration{"a": 3 * time.Minute, "b": max(3*time.Minute+step, 0)} {
+			closeStore(t, s)
+			later := &testClock{boot: clock.boot.Add(2 * time.Minute), wall: clock.wall.Add(2*time.Minute + step)}
+			s = open(t, dir, boot, later)
+			marks, err := s.LoadWatermarks()
+			if err != nil || len(marks) != 1 || later.boot.Sub(marks[0].Learned) != want {
+				t.Errorf("boot %s, wall clock %v: %+v, %v; want %v ago", boot, step, marks, err, want)
+			}
+		}
+		closeStore(t, s)
+	}
+}
+
+// A fault it keeps out: on a full disk, word of the end of a session that had not been heard of yet was acknowledged,
+// and forgotten in a restart.
+func TestJournalKeepsTheEndOfAnUnknownSession(t *testing.T) {
+	dir, clock := stateDir(t), newClock()
+	id := session.NewID()
+	s := open(t, dir, "a", clock)
+	if err := s.journal.add(id); err != nil { // as Save does when the file takes nothing
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	for range 2 { // it waits to be written the first time, and is in the file the second time
+		s = open(t, dir, "a", clock)
+		got := loadOne(t, s)
+		if got.ID != id || got.Ended == nil || got.Until.Sub(clock.boot) < session.MaxLifetime {
+			t.Errorf("%+v", got)
+		}
+		closeStore(t, s)
+	}
+	if s = open(t, dir, "a", clock); len(s.journal.ids()) != 0 {
+		t.Error("the journal was not cleared")
+	}
+	closeStore(t, s)
+}

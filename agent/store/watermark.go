@@ -7,15 +7,29 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
+// mark is a watermark as it is in the file. When it was heard of is there by both clocks, as a session's instants are.
+type mark struct {
+	session.Watermark
+	BootID      string          `json:"boot_id,omitempty"`
+	Learned     session.Instant `json:"learned_boot_ns,omitzero"`
+	LearnedWall time.Time       `json:"learned,omitzero"`
+}
+
 // SaveWatermark implements session.WatermarkStore.
 func (s *Store) SaveWatermark(w session.Watermark) error {
-	body, err := json.Marshal(w)
+	m := mark{Watermark: w}
+	if w.Learned != 0 {
+		m.BootID, m.Learned = s.cfg.BootID, w.Learned
+		m.LearnedWall = s.cfg.Clock.Wall().Add(-s.cfg.Clock.Boot().Sub(w.Learned))
+	}
+	body, err := json.Marshal(m)
 	if err != nil {
 		panic("encode a watermark: " + err.Error()) // nothing in it can fail to encode
 	}
@@ -32,8 +46,8 @@ func (s *Store) SaveWatermark(w session.Watermark) error {
 func (s *Store) LoadWatermarks() (list []session.Watermark, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMarks).ForEach(func(_, b []byte) error {
-			w, err := decodeWatermark(b)
-			list = append(list, w)
+			m, err := decodeWatermark(b)
+			list = append(list, m.restore(s.cfg.BootID, s.cfg.Clock))
 			return err
 		})
 	})
@@ -43,7 +57,22 @@ func (s *Store) LoadWatermarks() (list []session.Watermark, err error) {
 	return list, nil
 }
 
-func decodeWatermark(b []byte) (w session.Watermark, err error) {
+// restore translates when the watermark was heard of into this boot's clock. Of a wall clock that has been set back
+// the result is later: that ends more, not less.
+func (m mark) restore(bootID string, clock session.Clock) session.Watermark {
+	w := m.Watermark
+	switch {
+	case m.LearnedWall.IsZero(): // not known
+	case m.BootID == bootID:
+		w.Learned = m.Learned
+	default:
+		now := clock.Boot()
+		w.Learned = min(now.Add(m.LearnedWall.Sub(clock.Wall())), now)
+	}
+	return w
+}
+
+func decodeWatermark(b []byte) (w mark, err error) {
 	if len(b) < 4 || crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
 		return w, fmt.Errorf("%w: a watermark's checksum does not match", ErrCorrupt)
 	}
