@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Postgres starts a PostgreSQL server with an empty cluster, user "postgres", no password, and
@@ -41,6 +42,13 @@ func Postgres(t testing.TB) string {
 	server.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	p := Start(t, server)
 	p.WaitDial(t, loopback(port))
+	// It listens before it answers.
+	for deadline := time.Now().Add(patience); exec.Command(filepath.Join(bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run() != nil; {
+		if time.Now().After(deadline) {
+			t.Fatalf("PostgreSQL does not answer:\n%s", p.Output())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	// SIGKILL would leave its children to themselves for a moment: ask it to stop at once first.
 	t.Cleanup(func() {
 		_ = server.Process.Signal(syscall.SIGQUIT) // it may have exited
