@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,26 +34,21 @@ const (
 
 // Cluster is this node's view of the members, and its way to talk to them. It is safe for concurrent use.
 type Cluster struct {
-	cfg  Config
-	list *memberlist.Memberlist
-	wire *transport
-	cast *broadcasts
+	cfg     Config
+	seeds   []seed
+	list    *memberlist.Memberlist
+	wire    *transport
+	cast    *broadcasts
+	started time.Time
 
-	leaving atomic.Bool
-	changed chan struct{} // has room for one: members have changed
+	meta         atomic.Pointer[[]byte] // what Config.Meta said last
+	leaving      atomic.Bool
+	changed      chan struct{} // has room for one: members have changed
+	unprovedNews chan struct{} // has room for one: somebody is unproved
 
-	mu    sync.Mutex
-	known map[string]known // members of now and of before, without this node
-}
-
-// known is what is remembered of a member.
-type known struct {
-	addr  string
-	state State
-	since time.Time
-	meta  []byte
-
-	leaving bool // it said so
+	mu       sync.Mutex          // taken under memberlist's locks: nothing of memberlist is called under it
+	known    map[string]known    // members of now and of before, without this node
+	unproved map[string]unproved // names that were announced
 }
 
 // New returns a Cluster of this node alone. Memberlist's goroutines run from now on, until Close; Run
@@ -61,12 +57,23 @@ func New(cfg Config) (*Cluster, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, changed: make(chan struct{}, 1), known: map[string]known{}}
-	c.wire = newTransport(cfg.Advertise, cfg.Carrier)
+	c := &Cluster{cfg: cfg, started: time.Now(), changed: make(chan struct{}, 1), unprovedNews: make(chan struct{}, 1),
+		known: map[string]known{}, unproved: map[string]unproved{}}
+	for _, text := range cfg.Seeds {
+		s, err := parseSeed(text)
+		if err != nil {
+			return nil, fmt.Errorf("gossip: %w", err)
+		}
+		c.seeds = append(c.seeds, s)
+	}
+	if err := c.readMeta(); err != nil {
+		return nil, err
+	}
+	c.wire = newTransport(c)
 	c.cast = newBroadcasts(c)
 	for _, p := range cfg.Remembered {
 		if p.Name != cfg.Name && !cfg.Removed(p.Name) {
-			c.known[p.Name] = known{addr: p.Addr, state: Dead, since: time.Now()}
+			c.known[p.Name] = known{addr: p.Addr, state: Dead, since: c.started}
 		}
 	}
 	var err error
@@ -74,6 +81,16 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	return c, nil
+}
+
+// readMeta asks for this node's metadata, and keeps what it had if there is too much.
+func (c *Cluster) readMeta() error {
+	meta := slices.Clone(c.cfg.Meta())
+	if len(meta) > MaxMeta {
+		return fmt.Errorf("gossip: metadata of %d bytes: at most %d fit", len(meta), MaxMeta)
+	}
+	c.meta.Store(&meta)
+	return nil
 }
 
 func (c *Cluster) settings() *memberlist.Config {
@@ -96,7 +113,7 @@ func (c *Cluster) settings() *memberlist.Config {
 // Run takes in what the carrier brings, and looks for members that are missing, until ctx is done.
 func (c *Cluster) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context){c.receive, c.accept, c.cast.work, c.rejoin, c.announce} {
+	for _, part := range []func(context.Context){c.receive, c.accept, c.cast.work, c.rejoin, c.seek, c.prove, c.announce} {
 		group.Go(func() error { part(ctx); return nil })
 	}
 	return group.Wait()
@@ -114,21 +131,25 @@ func (c *Cluster) receive(ctx context.Context) {
 				return
 			case p.Kind == mesh.KindMembership:
 				c.wire.packet(p)
-			case p.Kind == mesh.KindApplication && len(p.Data) > 0: // empty: only to connect
+			case p.Kind == mesh.KindApplication:
 				c.cfg.Handler.Receive(p.From.Name, p.Data)
 			}
 		}
 	}
 }
 
-// announce tells of changes outside of memberlist's locks.
+// announce tells of changes outside of all locks.
 func (c *Cluster) announce(ctx context.Context) {
+	var last []mesh.Peer
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.changed:
-			c.cfg.Remember(c.remembered())
+			if list := c.peers(func(k known) bool { return k.state != Left }); !slices.Equal(list, last) {
+				last = list
+				c.cfg.Remember(slices.Clone(list))
+			}
 			c.cfg.Changed()
 		}
 	}
@@ -141,16 +162,42 @@ func (c *Cluster) hasChanged() {
 	}
 }
 
-// Leave says goodbye, and waits until the others know or the timeout is over.
+// Update tells the other members of a changed Meta.
+func (c *Cluster) Update() error {
+	if err := c.readMeta(); err != nil {
+		return err
+	}
+	if err := c.list.UpdateNode(streamTimeout); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	return nil
+}
+
+// A goodbye is said to each member so many times: some are lost.
+const (
+	goodbyes     = 8
+	goodbyePause = 20 * time.Millisecond
+)
+
+// Leave says goodbye, and waits until it was said to some members or the timeout is over. Run must be running.
 func (c *Cluster) Leave(timeout time.Duration) error {
+	until := time.Now().Add(timeout)
 	c.leaving.Store(true)
-	if err := errors.Join(c.list.UpdateNode(timeout), c.list.Leave(timeout)); err != nil {
+	others := c.peers(func(k known) bool { return k.state == Alive })
+	for i := 0; i < goodbyes && len(others) > 0 && time.Until(until) > goodbyePause; i++ {
+		for _, p := range others {
+			c.wire.send(p, nil)
+		}
+		time.Sleep(goodbyePause)
+	}
+	if err := c.list.Leave(max(time.Until(until), time.Millisecond)); err != nil { // zero would mean for ever
 		return fmt.Errorf("leave the cluster: %w", err)
 	}
 	return nil
 }
 
-// Close ends memberlist's goroutines, without a goodbye. The carrier is its owner's to close.
+// Close ends memberlist, without a goodbye. Its last goroutines end when the probes that they wait for are over,
+// which is within ten seconds. The carrier is its owner's to close.
 func (c *Cluster) Close() error {
 	if err := c.list.Shutdown(); err != nil {
 		return fmt.Errorf("gossip: %w", err)
@@ -168,14 +215,4 @@ func (c *Cluster) Send(to string, data []byte) error {
 		return err
 	}
 	return c.cfg.Carrier.Send(peer, mesh.KindApplication, data)
-}
-
-func (c *Cluster) peer(name string) (mesh.Peer, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	k, ok := c.known[name]
-	if !ok {
-		return mesh.Peer{}, fmt.Errorf("%s: %w", name, ErrNoMember)
-	}
-	return mesh.Peer{Name: name, Addr: k.addr}, nil
 }

@@ -12,8 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/curfew-proxy/curfew/gossip/mesh"
 )
@@ -56,26 +59,40 @@ type Config struct {
 	Advertise netip.AddrPort
 	Carrier   Carrier
 	Handler   Handler
-	// Meta is what other members see of this node in Member.Meta: at most 511 bytes.
+	// Meta is what other members see of this node in Member.Meta: at most MaxMeta bytes. It is called by New
+	// and by Update.
 	Meta func() []byte
 	// Changed is called, without any lock, when a member came, went or changed.
 	Changed func()
 
-	Seeds    []string // "host:port", where a name stands for all its addresses, or "srv:_service._udp.name"
+	Seeds    []string // "host:port", where a name stands for all its addresses, or "srv:_service._proto.name"
 	Resolver Resolver
 	// Remembered are members of earlier times; Remember is called with those of now when they change.
 	Remembered []mesh.Peer
 	Remember   func([]mesh.Peer)
-	// Removed reports that a node is not to be looked for, nor to be shown.
+	// Removed reports that a node is not to be looked for, nor to be admitted, nor to be shown. It is called
+	// under locks: it must not block, nor call the Cluster.
 	Removed func(name string) bool
+
+	MaxRequest int // bytes of a request, and of a reply; zero: 16 MiB
 
 	Log   *slog.Logger
 	Count func(event string) // one of Events
 }
 
+// Bounds of Config.
+const (
+	MaxMeta = memberlist.MetaMaxSize // bytes
+
+	maxName           = mesh.MaxName
+	defaultMaxRequest = 16 << 20
+)
+
 // Events that Config.Count is called with.
 const (
-	EventPhantom       = "phantom"        // a member was announced that has not proved its name
+	EventMalformed     = "malformed"      // a packet of a member was nonsense: a bug, or an attack
+	EventPacketFull    = "packet_full"    // memberlist does not keep up: a packet was dropped
+	EventPhantom       = "phantom"        // a member was announced and did not prove its name in time
 	EventBroadcastFull = "broadcast_full" // too many broadcasts wait: the oldest were dropped
 	EventGossipFull    = "gossip_full"    // broadcasts came faster than they were worked on: one was dropped
 	EventRequestFull   = "request_full"   // too many requests at once: one was refused
@@ -84,17 +101,22 @@ const (
 
 // Events are all that Config.Count is called with.
 func Events() []string {
-	return []string{EventPhantom, EventBroadcastFull, EventGossipFull, EventRequestFull, EventRejoined}
+	return []string{EventMalformed, EventPacketFull, EventPhantom, EventBroadcastFull, EventGossipFull, EventRequestFull, EventRejoined}
 }
 
 func (c *Config) validate() error {
 	switch {
-	case c.Name == "" || len(c.Name) > 64:
-		return fmt.Errorf("gossip: name %q: want 1 to 64 bytes", c.Name)
-	case !c.Advertise.IsValid() || c.Advertise.Addr().IsUnspecified() || c.Advertise.Port() == 0:
-		return fmt.Errorf("gossip: %v cannot be advertised: want an address and a port that others reach", c.Advertise)
+	case c.Name == "" || len(c.Name) > maxName:
+		return fmt.Errorf("gossip: name %q: want 1 to %d bytes", c.Name, maxName)
+	case checkAddr(c.Advertise) != nil:
+		return fmt.Errorf("gossip: %w", checkAddr(c.Advertise))
 	case c.Carrier == nil || c.Handler == nil || c.Log == nil:
 		return errors.New("gossip: Carrier, Handler and Log are required")
+	case c.MaxRequest < 0 || c.MaxRequest > math.MaxInt32:
+		return fmt.Errorf("gossip: MaxRequest %d: want at most %d bytes", c.MaxRequest, math.MaxInt32)
+	}
+	if c.MaxRequest == 0 {
+		c.MaxRequest = defaultMaxRequest
 	}
 	if c.Meta == nil {
 		c.Meta = func() []byte { return nil }

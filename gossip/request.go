@@ -18,8 +18,7 @@ import (
 
 // Bounds of requests.
 const (
-	MaxRequest   = 16 << 20 // bytes, also of a reply
-	maxServed    = 64       // at a time
+	maxServed    = 64 // at a time
 	serveTimeout = 30 * time.Second
 )
 
@@ -41,7 +40,7 @@ func (c *Cluster) Request(ctx context.Context, to string, data []byte) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > MaxRequest {
+	if len(data) > c.cfg.MaxRequest {
 		return nil, fmt.Errorf("request to %s: %d bytes are too many", to, len(data))
 	}
 	conn, err := c.cfg.Carrier.Dial(ctx, peer, mesh.KindApplication)
@@ -53,7 +52,7 @@ func (c *Cluster) Request(ctx context.Context, to string, data []byte) ([]byte, 
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline) // where it cannot be set, ctx ends it
 	}
-	reply, err := exchange(conn, data)
+	reply, err := exchange(conn, data, c.cfg.MaxRequest)
 	var refused *RefusedError
 	if err == nil || errors.As(err, &refused) {
 		return reply, err
@@ -66,7 +65,7 @@ func (c *Cluster) Request(ctx context.Context, to string, data []byte) ([]byte, 
 	return nil, fmt.Errorf("request to %s: %w", to, err)
 }
 
-func exchange(conn net.Conn, data []byte) ([]byte, error) {
+func exchange(conn net.Conn, data []byte, limit int) ([]byte, error) {
 	if err := writeFrame(conn, nil, data); err != nil {
 		return nil, err
 	}
@@ -74,7 +73,7 @@ func exchange(conn net.Conn, data []byte) ([]byte, error) {
 	if _, err := io.ReadFull(conn, status[:]); err != nil {
 		return nil, err
 	}
-	reply, err := readFrame(conn)
+	reply, err := readFrame(conn, limit)
 	switch {
 	case err != nil:
 		return nil, err
@@ -89,14 +88,15 @@ func writeFrame(w io.Writer, head, data []byte) error {
 	return err
 }
 
-func readFrame(r io.Reader) ([]byte, error) {
+// readFrame reads what writeFrame wrote, up to limit bytes.
+func readFrame(r io.Reader, limit int) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return nil, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > MaxRequest {
-		return nil, fmt.Errorf("a frame of %d bytes: at most %d are taken", n, MaxRequest)
+	if int64(n) > int64(limit) {
+		return nil, fmt.Errorf("a frame of %d bytes: at most %d are taken", n, limit)
 	}
 	// What was announced is believed only as far as it comes.
 	data, err := io.ReadAll(io.LimitReader(r, int64(n)))
@@ -144,12 +144,16 @@ func (c *Cluster) serve(ctx context.Context, s mesh.Stream) {
 	defer s.Conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = s.Conn.SetDeadline(time.Unix(1, 0)) })()
 	_ = s.Conn.SetDeadline(time.Now().Add(serveTimeout)) // a carrier that cannot ends it by itself
-	request, err := readFrame(s.Conn)
+	request, err := readFrame(s.Conn, c.cfg.MaxRequest)
 	if err != nil {
 		return // it has gone, or speaks nonsense
 	}
-	status, reply := byte(statusOK), []byte(nil)
-	if reply, err = c.cfg.Handler.Serve(s.From, request); err != nil {
+	status := byte(statusOK)
+	reply, err := c.cfg.Handler.Serve(s.From, request)
+	if len(reply) > c.cfg.MaxRequest {
+		err = fmt.Errorf("a reply of %d bytes: at most %d are sent", len(reply), c.cfg.MaxRequest)
+	}
+	if err != nil {
 		status, reply = statusError, []byte(err.Error())
 	}
 	_ = writeFrame(s.Conn, []byte{status}, reply) // the asker sees that it is cut off

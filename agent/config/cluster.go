@@ -32,7 +32,8 @@ func (d *document) checkCluster(c *Config) {
 	for i, seed := range k.Seeds {
 		key := fmt.Sprintf("cluster.seeds[%d]", i)
 		if name, isSRV := strings.CutPrefix(seed, "srv:"); isSRV {
-			if !strings.HasPrefix(name, "_") || !isHostName(strings.ReplaceAll(name, "_", "x")) {
+			service, rest, _ := strings.Cut(name, ".")
+			if !strings.HasPrefix(service, "_") || !strings.HasPrefix(rest, "_") || !strings.Contains(rest, ".") || !isHostName(strings.ReplaceAll(name, "_", "x")) {
 				d.wrong(key, fmt.Sprintf("%q is not the name of an SRV record", name), "for example srv:_curfew._udp.example.com")
 			}
 			continue

@@ -6,23 +6,24 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"time"
 )
 
 // conn is one end of a stream. What it writes arrives at its peer in order, after the network's latency;
-// while there is a cut it waits.
+// while there is a cut it waits. Everything is guarded by Network.mu.
 type conn struct {
+	link          *link
 	local, remote *Node
 	peer          *conn
 
-	mu       sync.Mutex
-	changed  chan struct{} // closed, and replaced, when something below has changed
-	buf      []byte        // arrived and not read
-	eof      bool          // the peer has closed
-	closed   bool
-	deadline time.Time
-	way      []chunk // written and not arrived
+	changed     chan struct{} // closed, and replaced, when something below has changed
+	buf         []byte        // arrived and not read
+	eof         bool          // the peer has closed
+	closed      bool
+	readUntil   time.Time
+	writeUntil  time.Time
+	way         []chunk // written and not arrived
+	outstanding int     // bytes written and not read
 }
 
 // chunk is on its way.
@@ -31,13 +32,11 @@ type chunk struct {
 	deliver func()
 }
 
-// resend is how long lost or stopped bytes of a stream wait until they are tried again.
-const resend = 50 * time.Millisecond
-
-func newPair(a, b *Node) (near, far *conn) {
-	near = &conn{local: a, remote: b, changed: make(chan struct{})}
-	far = &conn{local: b, remote: a, changed: make(chan struct{}), peer: near}
+func newPair(l *link, a, b *Node) (near, far *conn) {
+	near = &conn{link: l, local: a, remote: b, changed: make(chan struct{})}
+	far = &conn{link: l, local: b, remote: a, changed: make(chan struct{}), peer: near}
 	near.peer = far
+	l.conns[near], l.conns[far] = true, true
 	return near, far
 }
 
@@ -47,141 +46,162 @@ func (c *conn) changeLocked() {
 	c.changed = make(chan struct{})
 }
 
+// waitLocked gives the lock away until something has changed or a deadline is over.
+func (c *conn) waitLocked(until time.Time) {
+	changed, w := c.changed, c.local.net
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	var expired <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		expired = timer.C
+	}
+	select {
+	case <-changed:
+	case <-expired:
+	}
+}
+
+func over(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
+
 func (c *conn) Read(b []byte) (int, error) {
+	c.local.net.mu.Lock()
+	defer c.local.net.mu.Unlock()
 	for {
-		c.mu.Lock()
-		if len(c.buf) > 0 && !c.closed {
+		switch {
+		case c.closed:
+			return 0, net.ErrClosed
+		case over(c.readUntil):
+			return 0, os.ErrDeadlineExceeded
+		case len(c.buf) > 0:
 			n := copy(b, c.buf)
 			c.buf = c.buf[n:]
-			c.mu.Unlock()
+			c.peer.outstanding -= n
+			c.peer.changeLocked()
 			return n, nil
-		}
-		closed, eof, changed, deadline := c.closed, c.eof, c.changed, c.deadline
-		c.mu.Unlock()
-		switch {
-		case closed:
-			return 0, net.ErrClosed
-		case eof:
+		case c.eof:
 			return 0, io.EOF
+		case c.link.broken:
+			return 0, ErrLost
 		}
-		var expired <-chan time.Time
-		if !deadline.IsZero() {
-			left := time.Until(deadline)
-			if left <= 0 {
-				return 0, os.ErrDeadlineExceeded
-			}
-			timer := time.NewTimer(left)
-			defer timer.Stop()
-			expired = timer.C
-		}
-		select {
-		case <-changed:
-		case <-expired:
-		}
+		c.waitLocked(c.readUntil)
 	}
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	c.mu.Lock()
-	closed, expired := c.closed, !c.deadline.IsZero() && !time.Now().Before(c.deadline)
-	c.mu.Unlock()
-	switch {
-	case closed:
-		return 0, net.ErrClosed
-	case expired:
-		return 0, os.ErrDeadlineExceeded
+// Write waits while a mebibyte was written and not read.
+func (c *conn) Write(b []byte) (n int, err error) {
+	c.local.net.mu.Lock()
+	defer c.local.net.mu.Unlock()
+	for n < len(b) {
+		switch {
+		case c.closed:
+			return n, net.ErrClosed
+		case over(c.writeUntil):
+			return n, os.ErrDeadlineExceeded
+		case c.link.broken || c.eof:
+			return n, ErrLost
+		case c.outstanding >= window:
+			c.waitLocked(c.writeUntil)
+			continue
+		}
+		data := append([]byte(nil), b[n:min(len(b), n+window-c.outstanding)]...)
+		n += len(data)
+		c.outstanding += len(data)
+		c.local.stats.Sent.StreamBytes += len(data)
+		c.scheduleLocked(len(data), func() {
+			c.remote.stats.Received.StreamBytes += len(data)
+			c.peer.buf = append(c.peer.buf, data...)
+			c.peer.changeLocked()
+		})
 	}
-	data := append([]byte(nil), b...)
-	c.schedule(len(b), func() { c.peer.arrive(data, false) })
-	return len(b), nil
+	return n, nil
 }
 
-// schedule calls deliver when what was written now arrives; in order.
-func (c *conn) schedule(n int, deliver func()) {
+// scheduleLocked calls deliver, under the lock, when what was written now arrives; in order.
+func (c *conn) scheduleLocked(n int, deliver func()) {
 	w := c.local.net
-	w.mu.Lock()
 	at := time.Now().Add(w.delayLocked())
-	if w.chanceLocked(w.cfg.Loss) {
-		at = at.Add(resend)
+	for range 1 + n/mtu {
+		if w.lostLocked(direction{c.local.name, c.remote.name}) {
+			at = at.Add(resend)
+			break // those of one flight are sent again together
+		}
 	}
-	c.local.stats.StreamBytes += n
-	w.mu.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.way = append(c.way, chunk{at, deliver})
 	if len(c.way) == 1 {
 		time.AfterFunc(time.Until(at), c.pump)
 	}
 }
 
+const mtu = 1200
+
 // pump delivers what is due, and comes back for the rest. One is under way while there is anything in c.way.
 func (c *conn) pump() {
 	w := c.local.net
 	w.mu.Lock()
-	there := w.nodes[c.local.name] == c.local && w.nodes[c.remote.name] == c.remote
-	passes := there && w.passesLocked(c.local.name, c.remote.name)
-	w.mu.Unlock()
-	if !there || c.peer.isClosed() {
+	defer w.mu.Unlock()
+	if c.link.broken || c.peer.closed {
 		return // nobody waits for the rest
 	}
-	next := resend
-	if passes {
-		c.mu.Lock()
-		head := c.way[0]
-		c.mu.Unlock()
-		head.deliver()
-		c.mu.Lock()
-		c.way = c.way[1:]
-		if len(c.way) == 0 {
-			c.mu.Unlock()
+	if !w.passesLocked(direction{c.local.name, c.remote.name}) {
+		time.AfterFunc(resend, c.pump)
+		return
+	}
+	for len(c.way) > 0 {
+		if wait := time.Until(c.way[0].at); wait > 0 {
+			time.AfterFunc(wait, c.pump)
 			return
 		}
-		next = max(time.Until(c.way[0].at), 0)
-		c.mu.Unlock()
+		first := c.way[0]
+		c.way = c.way[1:]
+		first.deliver()
+		if c.peer.closed {
+			return
+		}
 	}
-	time.AfterFunc(next, c.pump)
 }
 
-func (c *conn) isClosed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closed
-}
-
-func (c *conn) arrive(data []byte, eof bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.buf = append(c.buf, data...)
-	c.eof = c.eof || eof
-	c.changeLocked()
-}
-
+// Close closes both directions: what was written still arrives, what arrives is not read.
 func (c *conn) Close() error {
-	c.mu.Lock()
+	c.local.net.mu.Lock()
+	defer c.local.net.mu.Unlock()
+	c.closeLocked()
+	return nil
+}
+
+func (c *conn) closeLocked() {
 	if c.closed {
-		c.mu.Unlock()
-		return nil
+		return
 	}
 	c.closed = true
 	c.changeLocked()
-	c.mu.Unlock()
-	c.local.net.mu.Lock()
-	delete(c.local.conns, c)
-	c.local.net.mu.Unlock()
-	c.schedule(0, func() { c.peer.arrive(nil, true) })
-	return nil
+	delete(c.link.conns, c)
+	c.scheduleLocked(0, func() {
+		c.peer.eof = true
+		c.peer.changeLocked()
+	})
 }
 
-func (c *conn) SetDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deadline = t
+func (c *conn) SetDeadline(t time.Time) error      { return c.setDeadlines(&t, &t) }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.setDeadlines(&t, nil) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.setDeadlines(nil, &t) }
+
+func (c *conn) setDeadlines(read, write *time.Time) error {
+	c.local.net.mu.Lock()
+	defer c.local.net.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	if read != nil {
+		c.readUntil = *read
+	}
+	if write != nil {
+		c.writeUntil = *write
+	}
 	c.changeLocked()
 	return nil
 }
-
-func (c *conn) SetReadDeadline(t time.Time) error  { return c.SetDeadline(t) }
-func (c *conn) SetWriteDeadline(t time.Time) error { return nil } // writes do not wait
 
 type addr string
 

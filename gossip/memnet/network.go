@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package memnet is a network in memory, for simulations under testing/synctest: it carries packets and
-// streams between named nodes as gossip/mesh does, with latency, loss, duplicates and cuts. No goroutine
-// of it lives longer than what it is waiting for.
+// streams between named nodes as gossip/mesh does, over links that have to be made first and that break,
+// with latency, loss, duplicates, reordering and cuts.
+//
+// It owns its nodes and what is on its way. It has no goroutines of its own, only timers; a Network must be
+// made in the bubble that uses it. What is left to chance comes from a seeded source, in the order in which the
+// nodes ask, which the scheduler decides.
 package memnet
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -23,205 +24,189 @@ type Config struct {
 	Seed      uint64
 	Latency   time.Duration // one way, at least
 	Jitter    time.Duration // at most that much more
-	Loss      float64       // of packets, each way: 0 to 1; streams are delayed instead
+	Loss      float64       // of packets, each way: 0 to 1; streams and links are delayed instead
 	Duplicate float64       // of packets
+	Reorder   float64       // of packets: they take up to five times as long
 }
+
+const (
+	backlog    = 8192                   // packets, and streams, that wait for a node to take them
+	resend     = 50 * time.Millisecond  // until lost or stopped bytes of a stream are tried again
+	hello      = 200 * time.Millisecond // until the first word of a new link is tried again; then twice that
+	patience   = 2 * time.Second        // for a link to be made
+	idleLimit  = 10 * time.Second       // a link breaks when one way does not work for so long
+	queueLimit = 512                    // packets that wait for a link
+	window     = 1 << 20                // bytes of a stream that are written and not read
+	reordered  = 5 * time.Millisecond   // that a packet out of order takes at most, if there is no latency
+	maxPacket  = 64 << 10
+)
+
+// direction is the way from one node to another, by name.
+type direction struct{ from, to string }
 
 // Network is all nodes. It is safe for concurrent use.
 type Network struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards everything, also what nodes, links and streams have
 	cfg   Config
 	rng   *rand.Rand
 	nodes map[string]*Node
-	cuts  map[[2]string]bool // from, to
+	links map[direction]*link // each under both of its directions
+	tries map[try]*attempt    // to make a link
+
+	cuts map[direction]bool
+	loss map[direction]float64 // in place of cfg.Loss
+	down map[string]bool
+	side map[string]bool // nodes that are parted from the others
 }
 
 // New returns a network without nodes.
 func New(cfg Config) *Network {
-	return &Network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), nodes: map[string]*Node{}, cuts: map[[2]string]bool{}}
+	return &Network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)),
+		nodes: map[string]*Node{}, links: map[direction]*link{}, tries: map[try]*attempt{},
+		cuts: map[direction]bool{}, loss: map[direction]float64{}, down: map[string]bool{}, side: map[string]bool{}}
 }
 
-const backlog = 8192
-
-// Node adds a node, in place of one of the same name that has been closed.
+// Node adds a node that is reached at addr, in any form. One of the same name or address must have been
+// closed before.
 func (n *Network) Node(name, addr string) (*Node, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.nodes[name] != nil {
-		return nil, fmt.Errorf("node %s is there already", name)
+	if n.nodes[name] != nil || n.atLocked(addr) != nil {
+		return nil, fmt.Errorf("node %s at %s: name or address is taken", name, addr)
 	}
-	node := &Node{net: n, name: name, addr: addr, packets: make(chan mesh.Packet, backlog), streams: make(chan mesh.Stream, backlog), conns: map[*conn]bool{}}
+	node := &Node{net: n, name: name, addr: addr, packets: make(chan mesh.Packet, backlog), streams: make(chan mesh.Stream, backlog)}
 	n.nodes[name] = node
+	for d, l := range n.links {
+		if d.from == name {
+			n.breakLocked(l) // of its former self, which it knows nothing of
+		}
+	}
 	return node, nil
 }
 
-// SetLoss changes the loss from now on.
+// atLocked returns the node at an address, or nil.
+func (n *Network) atLocked(addr string) *Node {
+	for _, node := range n.nodes {
+		if node.addr == addr {
+			return node
+		}
+	}
+	return nil
+}
+
+// SetLoss changes the loss everywhere, from now on.
 func (n *Network) SetLoss(loss float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cfg.Loss = loss
+	clear(n.loss)
+}
+
+// SetLossBetween changes the loss from one node to another; one way.
+func (n *Network) SetLossBetween(from, to string, loss float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss[direction{from, to}] = loss
 }
 
 // Cut stops, or with cut false mends, everything that goes from one node to another; one way.
 func (n *Network) Cut(from, to string, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cuts[[2]string{from, to}] = cut
+	n.cuts[direction{from, to}] = cut
+	n.checkLocked()
 }
 
-// Isolate cuts a node off from all others that there are, or mends it.
-func (n *Network) Isolate(name string, cut bool) {
+// Part parts the nodes named from all others, also from those to come, in place of an earlier Part. With no
+// names it mends.
+func (n *Network) Part(side ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for other := range n.nodes {
-		n.cuts[[2]string{name, other}], n.cuts[[2]string{other, name}] = cut, cut
+	clear(n.side)
+	for _, name := range side {
+		n.side[name] = true
 	}
+	n.checkLocked()
+}
+
+// Down takes a node's cable out, or puts it in again. A node that is closed meanwhile has crashed: its peers
+// are not told.
+func (n *Network) Down(name string, down bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down[name] = down
+	n.checkLocked()
 }
 
 // passesLocked reports whether something gets from one node to another now.
-func (n *Network) passesLocked(from, to string) bool {
-	return n.nodes[from] != nil && n.nodes[to] != nil && !n.cuts[[2]string{from, to}]
+func (n *Network) passesLocked(d direction) bool {
+	return n.nodes[d.from] != nil && n.nodes[d.to] != nil && !n.cuts[d] && !n.down[d.from] && !n.down[d.to] && n.side[d.from] == n.side[d.to]
 }
 
-func (n *Network) delayLocked() time.Duration {
-	if n.cfg.Jitter == 0 {
-		return n.cfg.Latency
+func (n *Network) passesBothLocked(d direction) bool {
+	return n.passesLocked(d) && n.passesLocked(d.reverse())
+}
+
+func (d direction) reverse() direction { return direction{d.to, d.from} }
+
+// lostLocked draws whether something that passes is lost nevertheless.
+func (n *Network) lostLocked(d direction) bool {
+	loss, ok := n.loss[d]
+	if !ok {
+		loss = n.cfg.Loss
 	}
-	return n.cfg.Latency + time.Duration(n.rng.Int64N(int64(n.cfg.Jitter)))
+	return n.chanceLocked(loss)
 }
 
 func (n *Network) chanceLocked(p float64) bool { return p > 0 && n.rng.Float64() < p }
 
-// Node is a node's carrier. It is safe for concurrent use.
-type Node struct {
-	net     *Network
-	name    string
-	addr    string
-	packets chan mesh.Packet
-	streams chan mesh.Stream
-
-	conns map[*conn]bool // guarded by net.mu
-	stats Stats          // guarded by net.mu
+// delayLocked draws how long something takes one way.
+func (n *Network) delayLocked() time.Duration {
+	return n.cfg.Latency + n.upToLocked(n.cfg.Jitter)
 }
 
-// Stats is what a node has sent.
-type Stats struct{ Packets, PacketBytes, Streams, StreamBytes int }
-
-// Stats returns what the node has sent so far.
-func (n *Node) Stats() Stats {
-	n.net.mu.Lock()
-	defer n.net.mu.Unlock()
-	return n.stats
-}
-
-var errDown = errors.New("this node is down")
-
-// Send implements gossip.Sender.
-func (n *Node) Send(to mesh.Peer, kind byte, data []byte) error {
-	w := n.net
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.nodes[n.name] != n {
-		return errDown
+func (n *Network) upToLocked(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
 	}
-	n.stats.Packets++
-	n.stats.PacketBytes += len(data)
+	return time.Duration(n.rng.Int64N(int64(d) + 1))
+}
+
+// packetLocked sends a packet over a link that is up.
+func (n *Network) packetLocked(from, to *Node, kind byte, data []byte) {
+	d := direction{from.name, to.name}
+	from.stats.Sent.Packets++
+	from.stats.Sent.PacketBytes += len(data)
 	copies := 1
-	if w.chanceLocked(w.cfg.Duplicate) {
+	if n.chanceLocked(n.cfg.Duplicate) {
 		copies = 2
 	}
 	for range copies {
-		if w.chanceLocked(w.cfg.Loss) {
+		if n.lostLocked(d) {
 			continue
 		}
-		p := mesh.Packet{From: mesh.Peer{Name: n.name, Addr: n.addr}, Kind: kind, Data: slices.Clone(data)}
-		time.AfterFunc(w.delayLocked(), func() { w.deliver(to.Name, p) })
+		delay := n.delayLocked()
+		if n.chanceLocked(n.cfg.Reorder) {
+			delay += n.upToLocked(max(4*delay, reordered))
+		}
+		p := mesh.Packet{From: mesh.Peer{Name: from.name, Addr: from.addr}, Kind: kind, Data: slices.Clone(data)}
+		time.AfterFunc(delay, func() { n.deliver(to, p) })
 	}
-	return nil
 }
 
-// deliver brings a packet to its node, if it gets there; one that is overrun loses it.
-func (n *Network) deliver(to string, p mesh.Packet) {
+// deliver brings a packet to its node, if it gets there; a node that is overrun loses it.
+func (n *Network) deliver(to *Node, p mesh.Packet) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.passesLocked(p.From.Name, to) {
+	if to.closed || !n.passesLocked(direction{p.From.Name, to.name}) {
 		return
 	}
 	p.At = time.Now()
 	select {
-	case n.nodes[to].packets <- p:
+	case to.packets <- p:
+		to.stats.Received.Packets++
+		to.stats.Received.PacketBytes += len(p.Data)
 	default:
+		to.stats.Overrun++
 	}
-}
-
-// Dial implements gossip.Sender.
-func (n *Node) Dial(ctx context.Context, to mesh.Peer, kind byte) (net.Conn, error) {
-	w := n.net
-	w.mu.Lock()
-	name := to.Name
-	if name == "" {
-		for _, other := range w.nodes {
-			if other.addr == to.Addr {
-				name = other.name
-			}
-		}
-	}
-	trip := 2 * w.delayLocked()
-	passes := w.passesLocked(n.name, name) && w.passesLocked(name, n.name) && w.nodes[n.name] == n
-	w.mu.Unlock()
-	if !passes {
-		<-ctx.Done() // as the real thing: nobody says no
-		return nil, fmt.Errorf("dial %s: %w", to.Addr, ctx.Err())
-	}
-	select {
-	case <-time.After(trip):
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	return n.connect(name, kind)
-}
-
-func (n *Node) connect(to string, kind byte) (net.Conn, error) {
-	w := n.net
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	peer := w.nodes[to]
-	if peer == nil || w.nodes[n.name] != n {
-		return nil, errDown
-	}
-	near, far := newPair(n, peer)
-	select {
-	case peer.streams <- mesh.Stream{From: n.name, Kind: kind, Conn: far}:
-	default:
-		return nil, fmt.Errorf("%s is overrun", to)
-	}
-	n.conns[near], peer.conns[far] = true, true
-	n.stats.Streams++
-	return near, nil
-}
-
-// Up implements gossip.Sender: every node that is there proves its name.
-func (n *Node) Up(name string) bool {
-	n.net.mu.Lock()
-	defer n.net.mu.Unlock()
-	return n.net.passesLocked(n.name, name) && n.net.passesLocked(name, n.name)
-}
-
-// Packets and Streams implement gossip.Receiver.
-func (n *Node) Packets() <-chan mesh.Packet { return n.packets }
-func (n *Node) Streams() <-chan mesh.Stream { return n.streams }
-
-// Close takes the node off the network: what is on its way to it is lost.
-func (n *Node) Close() error {
-	n.net.mu.Lock()
-	conns := n.conns
-	n.conns = map[*conn]bool{}
-	if n.net.nodes[n.name] == n {
-		delete(n.net.nodes, n.name)
-	}
-	n.net.mu.Unlock()
-	for c := range conns {
-		_ = c.Close() // it has no errors
-	}
-	return nil
 }

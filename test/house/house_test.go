@@ -30,7 +30,6 @@ var ours = map[string][]string{
 	"gossip/mesh":      {},
 	"gossip/memnet":    {"gossip/mesh"},
 	"gossip/trust":     {},
-	"gossip/clock":     {},
 	"proxy":            {"agent/session"},
 	"agent/config":     {},
 	"agent/cluster":    {"agent/session"},
@@ -46,7 +45,7 @@ var ours = map[string][]string{
 	"client":           {"agent/session", "agent/api"},
 	"agent": {
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
-		"agent/control", "agent/identity", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "gossip/clock", "proxy",
+		"agent/control", "agent/identity", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
 	},
 	"lab": {},
 	"demo": {
