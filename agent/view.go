@@ -101,9 +101,6 @@ func (v *view) lastActive(c *session.Connection) time.Time {
 // Status implements control.Health.
 func (v *view) Status() api.Status {
 	s := v.status()
-	for _, e := range v.table.Select(session.Selector{All: true}, false) {
-		s.Sessions++
-		s.Connections += len(e.Conns)
-	}
+	s.Sessions, s.Connections = v.table.Count(), v.table.Connections()
 	return s
 }
