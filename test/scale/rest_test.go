@@ -68,13 +68,13 @@ func (r *rig) measureMemory(empty []memory) {
 }
 
 // measureRest watches all nodes for a while.
-func (r *rig) measureRest(when string) {
+func (r *rig) measureRest(when string, long time.Duration) {
 	r.b.Helper()
 	before := r.loads()
 	select {
-	case <-time.After(*rest): // what is measured is a rate
+	case <-time.After(long): // what is measured is a rate
 	case <-r.ctx.Done():
-		r.b.Fatal("out of time at rest")
+		r.b.Fatalf("out of time %s", when)
 	}
 	var in, out, packets, cpu []float64
 	for i, l := range r.loads() {

@@ -62,7 +62,7 @@ func echo(b *testing.B) func(*lab.Host, string) {
 }
 
 // creators is how many clients create sessions at each node at once.
-const creators = 4
+const creators = 64
 
 // create makes n sessions at each node, for random keys; half of them have an idle timeout, edit may change more.
 func (r *rig) create(n int, edit func(i int, req *api.CreateSessionRequest)) {
@@ -159,21 +159,19 @@ func client() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
 }
 
-// admit makes a session for a new client, at a node.
-func (r *rig) admit(at *harness.Node, subject string, idle time.Duration) (session.ID, tls.Certificate) {
-	r.b.Helper()
+// admit makes a session for a new client, at a node. edit, or nil, may change what it is.
+func admit(ctx context.Context, at *harness.Node, subject string, edit func(*api.CreateSessionRequest)) (session.ID, tls.Certificate, error) {
 	cert, err := client()
 	if err != nil {
-		r.b.Fatal(err)
+		return session.ID{}, tls.Certificate{}, err
 	}
 	req := request(subject)
-	req.Key, req.Idle = session.KeyOf(cert.Leaf), api.Seconds(idle)
-	made, err := at.Control.CreateSession(r.ctx, req)
-	if err != nil {
-		r.b.Fatal(err)
+	req.Key = session.KeyOf(cert.Leaf)
+	if edit != nil {
+		edit(&req)
 	}
-	r.live++
-	return made.Session.ID, cert
+	made, err := at.Control.CreateSession(ctx, req)
+	return made.Session.ID, cert, err
 }
 
 // dial opens a connection of a client through a node, and has it answered once.
@@ -182,7 +180,8 @@ func dial(n *harness.Node, cert tls.Certificate) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(tcp, &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true}) // the lab's own agent
+	c := tls.Client(tcp, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
+		InsecureSkipVerify: true}) // the agent is ours, and its name that of no service
 	if err := ask(c); err != nil {
 		_ = tcp.Close() // the error at hand says more
 		return nil, fmt.Errorf("through %s: %w", n.Name, err)

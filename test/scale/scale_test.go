@@ -33,6 +33,9 @@ const (
 	idleTimeout = 30 * time.Minute
 )
 
+// quiet makes an agent log little: what it logs is kept in memory. The last word counts.
+var quiet = []string{"--log-level", "warn"}
+
 // BenchmarkCluster is one run of all measurements, in an order in which each leaves what the next needs.
 func BenchmarkCluster(b *testing.B) {
 	if b.N != 1 {
@@ -44,17 +47,18 @@ func BenchmarkCluster(b *testing.B) {
 	defer out.print(os.Stdout) // of a run that fails, what it has measured
 	r := &rig{b: b, ctx: ctx, out: out}
 	r.Cluster = harness.StartCluster(b, harness.ClusterConfig{
-		Nodes: *nodes, Before: echo(b), Args: []string{"--log-level", "warn"}, // the last word counts
+		Nodes: *nodes, Before: echo(b), Args: quiet,
 		Extra: fmt.Sprintf("sessions: {max: %d}", 2**sessions),
 	})
 	out.step("%d agents are a cluster", *nodes)
-	r.measureRest("at rest, no session")
+	r.measureRest("at rest, no session", *rest/2)
 	empty := r.memories()
 	r.measureSpread()
-	r.measureRest("at rest")
+	r.measureRest("just after", *rest/2) // gossip is not done yet
 	r.measureMemory(empty)
 	r.measureActivity()
 	r.measureKills()
+	r.measureRest("at rest", *rest)
 	r.measureGroupKill()
 	r.measureRestart()
 	r.measureRejoin()
