@@ -36,8 +36,8 @@ func (v *view) Services() []api.ServiceInfo {
 }
 
 // Sessions implements control.View.
-func (v *view) Sessions() []api.SessionInfo {
-	entries := v.table.Select(session.Selector{All: true}, true)
+func (v *view) Sessions(prefix string) []api.SessionInfo {
+	entries := v.table.Select(session.Selector{All: true, ID: prefix}, true)
 	list := make([]api.SessionInfo, len(entries))
 	for i, e := range entries {
 		list[i] = v.session(e.Session, e.Conns)
