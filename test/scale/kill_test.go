@@ -71,16 +71,16 @@ func (r *rig) kill(at int, req api.KillRequest, sessions, connections int) (last
 	if err != nil {
 		r.b.Fatal(err)
 	}
-	destroyed := 0
+	destroyed, gone := 0, 0
 	for _, n := range res.Nodes {
-		destroyed += n.Destroyed
+		destroyed, gone = destroyed+n.Destroyed, gone+n.Gone
 		last = max(last, n.Acknowledged.Duration())
 		if n.State != api.KillAcknowledged || !n.Verified || n.Left > 0 {
 			r.b.Errorf("kill: %+v", n)
 		}
 	}
-	if len(res.Sessions) != sessions || destroyed != connections || len(res.Nodes) != len(r.Nodes) {
-		r.b.Errorf("killed %d sessions of %d, destroyed %d connections of %d, at %d nodes", len(res.Sessions), sessions, destroyed, connections, len(res.Nodes))
+	if len(res.Sessions) != sessions || destroyed+gone != connections || len(res.Nodes) != len(r.Nodes) {
+		r.b.Errorf("killed %d sessions of %d, destroyed %d connections of %d (%d gone), at %d nodes", len(res.Sessions), sessions, destroyed, connections, gone, len(res.Nodes))
 	}
 	return last
 }
