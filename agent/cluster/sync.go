@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -159,6 +160,8 @@ func (e *Engine) reconcile(ctx context.Context, p *peer, theirs map[byte]*[leave
 	for id := range ours {
 		give = append(give, id)
 	}
+	// In the order of the peer's session file, as want is: neighbours share its pages.
+	slices.SortFunc(give, func(a, b session.ID) int { return bytes.Compare(a[:], b[:]) })
 	if err := e.pull(ctx, p, want); err != nil {
 		return err
 	}
