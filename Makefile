@@ -2,13 +2,15 @@
 #
 # make demo    the main job on this machine, in under a minute
 # make test    everything the project can show, with its set-up (root, Debian or Ubuntu)
+# make cluster-sim  whole clusters in simulated time (minutes)
+# make bench-cluster  five agents with 100,000 sessions (minutes)
 # make bench   speed beside HAProxy, nginx and ss -K, as ratios in one run
 
 GO ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 
-.PHONY: all build demo test test-race check generate setup bench clean
+.PHONY: cluster-sim bench-cluster all build demo test test-race check generate setup bench clean
 
 all: build
 
@@ -46,3 +48,9 @@ bench: build
 
 clean:
 	rm -rf bin
+
+cluster-sim:
+	$(GO) test -tags sim -timeout 60m -v ./test/sim
+
+bench-cluster: setup
+	$(GO) test ./test/scale -run '^$$' -bench Cluster -benchtime 1x -timeout 30m -v

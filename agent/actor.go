@@ -111,8 +111,13 @@ func (a *actor) resolve(req api.KillRequest) ([]session.ID, error) {
 }
 
 func union(a, b []session.ID) []session.ID {
+	seen := make(map[session.ID]bool, len(a))
+	for _, id := range a {
+		seen[id] = true
+	}
 	for _, id := range b {
-		if !slices.Contains(a, id) {
+		if !seen[id] {
+			seen[id] = true
 			a = append(a, id)
 		}
 	}

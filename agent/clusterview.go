@@ -54,17 +54,8 @@ func (n *clusterNode) member(x gossip.Member) api.NodeInfo {
 		return node
 	}
 	node.Self = true
-	node.Sessions, node.Connections = n.counts()
+	node.Sessions, node.Connections = n.p.table.Count(), n.p.table.Connections()
 	return node
-}
-
-// counts are the live sessions and connections of this node.
-func (n *clusterNode) counts() (sessions, connections int) {
-	for _, e := range n.p.table.Select(session.Selector{All: true}, false) {
-		sessions++
-		connections += len(e.Conns)
-	}
-	return sessions, connections
 }
 
 // wall is an instant of this host as people read it; zero for zero.

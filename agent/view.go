@@ -36,8 +36,8 @@ func (v *view) Services() []api.ServiceInfo {
 }
 
 // Sessions implements control.View.
-func (v *view) Sessions() []api.SessionInfo {
-	entries := v.table.Select(session.Selector{All: true}, true)
+func (v *view) Sessions(prefix string) []api.SessionInfo {
+	entries := v.table.Select(session.Selector{All: true, ID: prefix}, true)
 	list := make([]api.SessionInfo, len(entries))
 	for i, e := range entries {
 		list[i] = v.session(e.Session, e.Conns)
@@ -101,9 +101,6 @@ func (v *view) lastActive(c *session.Connection) time.Time {
 // Status implements control.Health.
 func (v *view) Status() api.Status {
 	s := v.status()
-	for _, e := range v.table.Select(session.Selector{All: true}, false) {
-		s.Sessions++
-		s.Connections += len(e.Conns)
-	}
+	s.Sessions, s.Connections = v.table.Count(), v.table.Connections()
 	return s
 }

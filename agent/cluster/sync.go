@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -184,6 +185,8 @@ func (e *Engine) reconcile(ctx context.Context, p *peer, theirs map[byte]*[leave
 	for id := range ours {
 		give = append(give, id)
 	}
+	// In the order of the peer's session file, as want is: neighbours share its pages.
+	slices.SortFunc(give, func(a, b session.ID) int { return bytes.Compare(a[:], b[:]) })
 	left := e.pull(ctx, p, want)
 	if left != nil && !errors.Is(left, errLeft) {
 		return left

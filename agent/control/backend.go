@@ -12,8 +12,9 @@ import (
 // Implementations are safe for concurrent use.
 type View interface {
 	Services() []api.ServiceInfo
-	// Sessions lists live sessions and those that ended not long ago.
-	Sessions() []api.SessionInfo
+	// Sessions lists live sessions and those that ended not long ago whose ID begins with a prefix in lower
+	// case; empty: all. It is fast for a whole ID.
+	Sessions(prefix string) []api.SessionInfo
 	Connections() []api.ConnectionInfo
 }
 

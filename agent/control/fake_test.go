@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -48,12 +50,12 @@ func (f *fake) Services() []api.ServiceInfo {
 	return []api.ServiceInfo{{Name: "db", Protocol: "postgres"}, {Name: "cache", Protocol: "tcp"}}
 }
 
-func (f *fake) Sessions() []api.SessionInfo {
-	return []api.SessionInfo{
+func (f *fake) Sessions(prefix string) []api.SessionInfo {
+	return slices.DeleteFunc([]api.SessionInfo{
 		{ID: idA, Identity: session.Identity{Subject: "alice"}, State: api.StateLive, Created: t0},
 		{ID: idB, Identity: session.Identity{Subject: "bob"}, State: api.StateLive, Created: t0.Add(time.Minute)},
 		{ID: idOld, Identity: session.Identity{Subject: "alice"}, State: api.StateEnded, Created: t0.Add(-time.Hour)},
-	}
+	}, func(si api.SessionInfo) bool { return !strings.HasPrefix(si.ID.String(), prefix) })
 }
 
 func (f *fake) Connections() []api.ConnectionInfo {

@@ -52,7 +52,7 @@ func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
 // sessions lists sessions, newest first: the live ones, or with ?all=true also those that ended.
 func (s *Server) sessions(w http.ResponseWriter, r *http.Request) {
 	all, subject := r.FormValue("all") == "true", r.FormValue("subject")
-	list := slices.DeleteFunc(s.cfg.View.Sessions(), func(si api.SessionInfo) bool {
+	list := slices.DeleteFunc(s.cfg.View.Sessions(""), func(si api.SessionInfo) bool {
 		return !all && si.State != api.StateLive || subject != "" && si.Identity.Subject != subject
 	})
 	slices.SortFunc(list, func(a, b api.SessionInfo) int {
@@ -101,12 +101,7 @@ func (s *Server) find(prefix string) (api.SessionInfo, error) {
 		return api.SessionInfo{}, badRequest(fmt.Sprintf("%q is too short for a session", prefix),
 			fmt.Sprintf("give at least %d characters of its ID", minPrefix))
 	}
-	var found []api.SessionInfo
-	for _, si := range s.cfg.View.Sessions() {
-		if strings.HasPrefix(si.ID.String(), prefix) {
-			found = append(found, si)
-		}
-	}
+	found := s.cfg.View.Sessions(prefix)
 	switch len(found) {
 	case 0:
 		return api.SessionInfo{}, &api.Error{Code: api.CodeNotFound,

@@ -3,7 +3,11 @@
 package session
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -69,10 +73,7 @@ func (t *Table) Get(prefix string) (Session, []*Connection, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var found *entry
-	for id, e := range t.byID {
-		if !strings.HasPrefix(id.String(), prefix) {
-			continue
-		}
+	for e := range t.withPrefixLocked(prefix) {
 		if found != nil {
 			return Session{}, nil, fmt.Errorf("session %q: %w: several begin so, give more of it", prefix, ErrNotFound)
 		}
@@ -90,28 +91,58 @@ type Entry struct {
 	Conns   []*Connection
 }
 
-// Select returns the sessions that match, by creation; live ones only, unless ended is set.
-func (t *Table) Select(sel Selector, ended bool) []Entry {
-	t.mu.Lock()
-	list := make([]Entry, 0, len(t.byID))
-	for _, e := range t.byID {
-		if e.ended == nil || ended {
-			list = append(list, Entry{t.sessionLocked(e), e.connections()})
+// withPrefixLocked returns the entries whose id begins so; it looks at one alone if the prefix is a whole id.
+func (t *Table) withPrefixLocked(prefix string) iter.Seq[*entry] {
+	if id, err := ParseID(prefix); err == nil && id.String() == prefix {
+		return func(yield func(*entry) bool) {
+			if e := t.byID[id]; e != nil {
+				yield(e)
+			}
 		}
 	}
-	t.mu.Unlock()
-	// Outside the lock: a condition may be slow.
-	list = slices.DeleteFunc(list, func(e Entry) bool { return !sel.matches(e.Session, e.Conns) })
-	slices.SortFunc(list, func(a, b Entry) int {
-		if c := a.Session.Created.Compare(b.Session.Created); c != 0 {
-			return c
+	return func(yield func(*entry) bool) {
+		for id, e := range t.byID {
+			if strings.HasPrefix(id.String(), prefix) && !yield(e) {
+				return
+			}
 		}
-		return strings.Compare(a.Session.ID.String(), b.Session.ID.String())
+	}
+}
+
+// Select returns the sessions that match, by creation; live ones only, unless ended is set. It copies, under the
+// lock that connections wait for, no more than those that match but for Where.
+func (t *Table) Select(sel Selector, ended bool) []Entry {
+	if sel.IsZero() {
+		return nil
+	}
+	sel.ID = strings.ToLower(sel.ID)
+	list := t.copyMatching(sel, ended)
+	if sel.Where != nil { // outside the lock: it may be slow
+		list = slices.DeleteFunc(list, func(e Entry) bool { return !sel.Where(e.Session, e.Conns) })
+	}
+	slices.SortFunc(list, func(a, b Entry) int {
+		return cmp.Or(a.Session.Created.Compare(b.Session.Created), bytes.Compare(a.Session.ID[:], b.Session.ID[:]))
 	})
 	return list
 }
 
-// Connections returns how many connections the live sessions have on this host.
+func (t *Table) copyMatching(sel Selector, ended bool) (list []Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	candidates := maps.Values(t.byID)
+	if sel.ID != "" {
+		candidates = t.withPrefixLocked(sel.ID)
+	}
+	for e := range candidates {
+		if (e.ended == nil || ended) && sel.matches(e) {
+			list = append(list, Entry{t.sessionLocked(e), e.connections()})
+		}
+	}
+	return list
+}
+
+// Connections returns how many connections there are on this host: those of sessions that live, and those of
+// sessions that have just ended until they are gone too.
 func (t *Table) Connections() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -2,8 +2,6 @@
 
 package session
 
-import "strings"
-
 // Selector chooses sessions. All criteria that are set must match; the zero Selector matches
 // nothing, so that an empty request never ends everything.
 type Selector struct {
@@ -21,27 +19,19 @@ func (s Selector) IsZero() bool {
 	return !s.All && s.ID == "" && s.Subject == "" && s.Group == "" && s.Service == "" && s.Where == nil
 }
 
-func (s Selector) matches(v Session, conns []*Connection) bool {
-	if s.IsZero() {
-		return false
+// matches reports whether an entry matches all criteria but ID and Where. The table's lock is held.
+func (s Selector) matches(e *entry) bool {
+	var who Identity // nobody, of a tombstone
+	if e.identity != nil {
+		who = e.identity.Identity
 	}
-	if s.ID != "" && !strings.HasPrefix(v.ID.String(), strings.ToLower(s.ID)) {
-		return false
-	}
-	if s.Subject != "" && v.Identity.Subject != s.Subject && v.Identity.Email != s.Subject {
-		return false
-	}
-	if s.Group != "" && !v.Identity.HasGroup(s.Group) {
-		return false
-	}
-	if s.Service != "" && !hasService(conns, s.Service) {
-		return false
-	}
-	return s.Where == nil || s.Where(v, conns)
+	return (s.Subject == "" || who.Subject == s.Subject || who.Email == s.Subject) &&
+		(s.Group == "" || who.HasGroup(s.Group)) &&
+		(s.Service == "" || e.hasConnection(s.Service))
 }
 
-func hasService(conns []*Connection, service string) bool {
-	for _, c := range conns {
+func (e *entry) hasConnection(service string) bool {
+	for c := range e.conns {
 		if c.Service == service {
 			return true
 		}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -176,7 +177,7 @@ func (a *scriptAgent) Services() []api.ServiceInfo {
 	}
 }
 
-func (a *scriptAgent) Sessions() []api.SessionInfo {
+func (a *scriptAgent) Sessions(prefix string) []api.SessionInfo {
 	list := []api.SessionInfo{alice, mallory, gone}
 	now := time.Now()
 	for i, age := range []time.Duration{30 * time.Minute, time.Hour + 30*time.Minute, 3*24*time.Hour + time.Hour} {
@@ -184,7 +185,7 @@ func (a *scriptAgent) Sessions() []api.SessionInfo {
 		list[i].Deadline = list[i].Created.Add(12 * time.Hour)
 	}
 	list[2].Ended = &session.End{Reason: gone.Ended.Reason, By: gone.Ended.By, Message: gone.Ended.Message, At: now.Add(-150 * time.Second)}
-	return list
+	return slices.DeleteFunc(list, func(s api.SessionInfo) bool { return !strings.HasPrefix(s.ID.String(), prefix) })
 }
 
 func (a *scriptAgent) Connections() []api.ConnectionInfo {

@@ -26,107 +26,42 @@ import (
 	"github.com/curfew-proxy/curfew/test/harness"
 )
 
-// Ports of every node.
-const (
-	gossipPort   = 7946
-	gatewayPort  = 8443
-	servicePort  = 9000
-	upstreamPort = 9001 // on the node's own host: it is there in every partition
-)
-
 // rig is a cluster with a service that echoes behind each node.
 type rig struct {
-	net   *lab.Network
+	*harness.Cluster
 	nodes []*node
 }
 
 // node is an agent on a host.
-type node struct {
-	*harness.Agent
-	host *lab.Host
-	addr string
-}
-
-// options of a rig.
-type options struct {
-	nodes   int
-	extra   string                          // YAML of every agent, at the top level
-	more    string                          // YAML of the service, in braces
-	cluster string                          // the same of the cluster
-	under   func(node int) (under []string) // how to start an agent; nil: plainly
-}
+type node struct{ *harness.Node }
 
 // newRig starts a cluster, and waits until every node sees all others.
-func newRig(t *testing.T, o options) *rig {
+func newRig(t *testing.T, c harness.ClusterConfig) *rig {
 	t.Helper()
-	network, err := lab.NewNetwork(o.nodes)
-	if err != nil {
-		t.Fatal(err)
+	c.Before = func(h *lab.Host, addr string) { go echo(listen(t, h, addr)) }
+	r := &rig{Cluster: harness.StartCluster(t, c)}
+	for _, n := range r.Nodes {
+		r.nodes = append(r.nodes, &node{n})
 	}
-	t.Cleanup(network.Close)
-	r := &rig{net: network}
-	for i := range o.nodes {
-		var args []string
-		if i > 0 {
-			args = []string{"--join", r.token(t)}
-		}
-		r.nodes = append(r.nodes, r.startNode(t, i, o, args))
-	}
-	r.whole(t)
 	return r
-}
-
-func (r *rig) startNode(t *testing.T, i int, o options, args []string) *node {
-	t.Helper()
-	addr := r.net.Addr(i)
-	go echo(listen(t, r.net.Hosts[i], addr))
-	c := harness.Config{
-		Gateway: fmt.Sprintf("%s:%d", addr, gatewayPort), Netns: r.net.Hosts[i].File, Args: args,
-		Extra: fmt.Sprintf("cluster: {listen: \"%s:%d\"%s}\n%s", addr, gossipPort, o.cluster, o.extra),
-		Services: fmt.Sprintf("  - {name: echo, listen: [\"%s:%d\"], upstream: \"%s:%d\", allow: 'true'%s}\n",
-			addr, servicePort, addr, upstreamPort, o.more),
-	}
-	if o.under != nil {
-		c.Under = o.under(i)
-	}
-	return &node{Agent: harness.Start(t, c), host: r.net.Hosts[i], addr: addr}
-}
-
-// token makes a token at the first node.
-func (r *rig) token(t *testing.T) string {
-	t.Helper()
-	return strings.TrimSpace(r.nodes[0].MustCurfew(t, "cluster", "token").Stdout)
 }
 
 // whole waits until every node sees every other alive, and has compared sessions with it.
 func (r *rig) whole(t *testing.T, nodes ...*node) {
 	t.Helper()
-	if nodes == nil {
-		nodes = r.nodes
+	all := r.Nodes
+	if nodes != nil {
+		all = nil
 	}
 	for _, n := range nodes {
-		harness.Eventually(t, n.Name+" to see all others", func() error {
-			info, err := n.Control.Nodes(t.Context())
-			if err != nil {
-				return err
-			}
-			alive := 0
-			for _, other := range info.Nodes {
-				if other.State == api.NodeAlive {
-					alive++
-				}
-			}
-			if alive != len(nodes) || !info.Ready {
-				return fmt.Errorf("%d of %d alive, ready %v", alive, len(nodes), info.Ready)
-			}
-			return nil
-		})
+		all = append(all, n.Node)
 	}
+	r.WaitWhole(t, all...)
 }
 
 func listen(t *testing.T, h *lab.Host, addr string) *net.TCPListener {
 	t.Helper()
-	l, err := h.Listen(fmt.Sprintf("%s:%d", addr, upstreamPort))
+	l, err := h.Listen(fmt.Sprintf("%s:%d", addr, harness.UpstreamPort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +94,7 @@ type stream struct {
 // open opens a connection on a node, and keeps it busy every interval; zero: silent after the first answer.
 func (n *node) open(t *testing.T, creds harness.Credentials, interval time.Duration) (*stream, error) {
 	t.Helper()
-	tcp, err := n.host.Dial("", fmt.Sprintf("%s:%d", n.addr, servicePort), harness.Patience)
+	tcp, err := n.Host.Dial("", fmt.Sprintf("%s:%d", n.Addr, harness.ServicePort), harness.Patience)
 	if err != nil {
 		return nil, err
 	}

@@ -35,10 +35,10 @@ func (l latencies) log(t *testing.T, loss int) {
 // A kill at any node cuts the streams on all, with and without loss, and each node says what it did. A
 // session made at one node is let in by all others at once.
 func TestKillEverywhere(t *testing.T) {
-	r := newRig(t, options{nodes: 5})
+	r := newRig(t, harness.ClusterConfig{Nodes: 5})
 	for _, loss := range []int{0, 20} {
 		t.Run(fmt.Sprintf("%d%% loss", loss), func(t *testing.T) {
-			if err := r.net.Lose(loss); err != nil {
+			if err := r.Net.Lose(loss); err != nil {
 				t.Fatal(err)
 			}
 			seen := latencies{}
@@ -74,7 +74,7 @@ func TestKillEverywhere(t *testing.T) {
 // Nodes that are killed or stopped in the middle of a kill: the others do their part, those are named, and
 // do theirs when they are back.
 func TestNodesFailDuringAKill(t *testing.T) {
-	r := newRig(t, options{nodes: 5})
+	r := newRig(t, harness.ClusterConfig{Nodes: 5})
 	for _, tt := range []struct {
 		name string
 		fail func(t *testing.T, n *node)
@@ -124,7 +124,7 @@ func TestNodesFailDuringAKill(t *testing.T) {
 
 // What was revoked stays revoked when all nodes are killed and start again at once.
 func TestAllNodesRestart(t *testing.T) {
-	r := newRig(t, options{nodes: 3})
+	r := newRig(t, harness.ClusterConfig{Nodes: 3})
 	_, revoked := r.nodes[0].CreateSession(t, "alice", time.Hour)
 	_, kept := r.nodes[1].CreateSession(t, "bob", time.Hour)
 	streams := r.everywhere(t, revoked, 5*time.Millisecond)
@@ -166,12 +166,12 @@ func TestPartition(t *testing.T) {
 }
 
 func testPartition(t *testing.T, cut time.Duration) {
-	r := newRig(t, options{nodes: 5})
+	r := newRig(t, harness.ClusterConfig{Nodes: 5})
 	_, creds := r.nodes[0].CreateSession(t, "alice", time.Hour)
 	streams := r.everywhere(t, creds, 0)
 	lost := r.nodes[4]
 	// The client is on the same host as the agent: it stays connected.
-	if err := r.net.Cut(4); err != nil {
+	if err := r.Net.Cut(4); err != nil {
 		t.Fatal(err)
 	}
 	until := time.Now().Add(cut)
@@ -188,7 +188,7 @@ func testPartition(t *testing.T, cut time.Duration) {
 		t.Error("the node that is cut off has ended a session that it knows no end of")
 	}
 	mended := hostclock.Clock{}.Boot()
-	if err := r.net.Mend(4); err != nil {
+	if err := r.Net.Mend(4); err != nil {
 		t.Fatal(err)
 	}
 	after := streams[4].mustEnd(t).Sub(mended)
@@ -204,7 +204,7 @@ func testPartition(t *testing.T, cut time.Duration) {
 // Deadlines fire together though wall clocks are hours apart.
 func TestDeadlinesOfWrongClocks(t *testing.T) {
 	offsets := []time.Duration{0, 2 * time.Hour, -2 * time.Hour, time.Hour, -90 * time.Minute}
-	r := newRig(t, options{nodes: 5, under: func(i int) []string {
+	r := newRig(t, harness.ClusterConfig{Nodes: 5, Under: func(i int) []string {
 		return []string{"/usr/bin/env", "CURFEW_TEST_WALL_OFFSET=" + offsets[i].String()}
 	}})
 	var spreads []time.Duration
@@ -236,7 +236,7 @@ func TestDeadlinesOfWrongClocks(t *testing.T) {
 // A session that is used at one node does not end for idleness at the others, nor there; one that is used
 // nowhere ends everywhere.
 func TestIdleOverNodes(t *testing.T) {
-	r := newRig(t, options{nodes: 3})
+	r := newRig(t, harness.ClusterConfig{Nodes: 3})
 	const idle = 3 * time.Second
 	_, creds := r.nodes[0].CreateSession(t, "alice", time.Hour, "--idle", idle.String())
 	silent0, silent1 := r.nodes[0].mustOpen(t, creds, 0), r.nodes[1].mustOpen(t, creds, 0)

@@ -32,8 +32,8 @@ func (n *node) sees(t *testing.T, other string) api.NodeInfo {
 
 // A session that was made at one node a moment ago is let in at another, which has perhaps not heard of it.
 func TestSessionIsFoundElsewhere(t *testing.T) {
-	r := newRig(t, options{nodes: 3})
-	if err := r.net.Lose(60); err != nil { // word of it comes late
+	r := newRig(t, harness.ClusterConfig{Nodes: 3})
+	if err := r.Net.Lose(60); err != nil { // word of it comes late
 		t.Fatal(err)
 	}
 	late := 0
@@ -50,7 +50,7 @@ func TestSessionIsFoundElsewhere(t *testing.T) {
 		t.Errorf("%d of 20 were refused, with 60 %% loss", late)
 	}
 	t.Logf("%d of 20 were refused, with 60 %% loss", late)
-	if err := r.net.Lose(0); err != nil {
+	if err := r.Net.Lose(0); err != nil {
 		t.Fatal(err)
 	}
 	_, creds := r.nodes[0].CreateSession(t, "alice", time.Hour)
@@ -60,9 +60,9 @@ func TestSessionIsFoundElsewhere(t *testing.T) {
 // A node that was removed is out within seconds: it neither learns of sessions nor has its own believed, and
 // comes back neither by itself nor by an old token.
 func TestRemovedNodeIsOut(t *testing.T) {
-	o := options{nodes: 3}
+	o := harness.ClusterConfig{Nodes: 3}
 	r := newRig(t, o)
-	old := r.token(t)
+	old := r.Token(t)
 	out := r.nodes[2]
 	if res := r.nodes[0].Curfew(t, "cluster", "remove", "nobody"); res.Code != 1 || !strings.Contains(res.Stderr, "curfew nodes") {
 		t.Errorf("remove a node that is not there: %+v", res)
@@ -131,20 +131,20 @@ func (r *rig) joinAnew(t *testing.T, n *node, token string) string {
 
 // Tokens that are used up, foreign or damaged let nobody in, and the agent says why.
 func TestBadTokens(t *testing.T) {
-	r := newRig(t, options{nodes: 2})
-	other := newRig(t, options{nodes: 1})
-	used := r.token(t)
+	r := newRig(t, harness.ClusterConfig{Nodes: 2})
+	other := newRig(t, harness.ClusterConfig{Nodes: 1})
+	used := r.Token(t)
 	stranger := r.nodes[1]
 	stranger.Stop(t)
 	for name, token := range map[string]string{
-		"of another cluster": other.token(t), "damaged": used[:len(used)-9] + "AAAA", "nonsense": "curfew-join-1.xyz", "a name that is taken": used,
+		"of another cluster": other.Token(t), "damaged": used[:len(used)-9] + "AAAA", "nonsense": "curfew-join-1.xyz", "a name that is taken": used,
 	} {
 		said := r.joinAnew(t, stranger, token)
 		if !strings.Contains(said, "hint") && !strings.Contains(said, "curfew cluster token") {
 			t.Errorf("%s: no hint:\n%s", name, said)
 		}
 	}
-	fresh := strings.TrimSpace(r.nodes[0].MustCurfew(t, "cluster", "token", "--replace").Stdout)
+	fresh := r.Token(t, "--replace")
 	if err := os.RemoveAll(stranger.State()); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestBadTokens(t *testing.T) {
 
 // New keys for the authority interrupt nothing.
 func TestRotation(t *testing.T) {
-	r := newRig(t, options{nodes: 3})
+	r := newRig(t, harness.ClusterConfig{Nodes: 3})
 	_, creds := r.nodes[0].CreateSession(t, "alice", time.Hour)
 	streams := r.everywhere(t, creds, 10*time.Millisecond)
 	r.nodes[1].MustCurfew(t, "cluster", "rotate")
@@ -186,11 +186,11 @@ func TestStrictService(t *testing.T) {
 			if strict {
 				more = ", partition: strict"
 			}
-			r := newRig(t, options{nodes: 3, more: more, cluster: ", strict_after: 2s"})
+			r := newRig(t, harness.ClusterConfig{Nodes: 3, Service: more, Cluster: ", strict_after: 2s"})
 			_, creds := r.nodes[0].CreateSession(t, "alice", time.Hour)
 			streams := r.everywhere(t, creds, 10*time.Millisecond)
 			lost := r.nodes[2]
-			if err := r.net.Cut(2); err != nil {
+			if err := r.Net.Cut(2); err != nil {
 				t.Fatal(err)
 			}
 			if !strict {
@@ -214,7 +214,7 @@ func TestStrictService(t *testing.T) {
 			if !streams[0].live() || !streams[1].live() {
 				t.Error("cut where there is a majority")
 			}
-			if err := r.net.Mend(2); err != nil {
+			if err := r.Net.Mend(2); err != nil {
 				t.Fatal(err)
 			}
 			harness.Eventually(t, "the service to be open again", func() error {
@@ -230,7 +230,7 @@ func TestStrictService(t *testing.T) {
 
 // A node that stops in order says goodbye, and is not missed.
 func TestLeave(t *testing.T) {
-	r := newRig(t, options{nodes: 3})
+	r := newRig(t, harness.ClusterConfig{Nodes: 3})
 	r.nodes[2].Stop(t)
 	harness.Eventually(t, "the node to have left", func() error {
 		if s := r.nodes[0].sees(t, r.nodes[2].Name).State; s != api.NodeLeft {

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build sim
+
+package sim
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// fact is what is true of a session, by the time of the bubble.
+type fact struct {
+	id             session.ID
+	key            session.Key
+	subject        string
+	born, deadline time.Time
+	idle           time.Duration
+
+	// Guarded by the book.
+	goes     *node // where its user will use it next; of the driver alone
+	user     *node // where it was used last
+	used     time.Time
+	useUntil time.Time
+	killed   bool // somewhere
+	followed bool // by a session that takes over from it
+	over     bool // it has ended, or was to end, on purpose or for idleness
+}
+
+// order is something that is to end a session everywhere.
+type order struct {
+	fact *fact
+	by   *node
+	at   time.Time
+	left map[*node]bool // where it has not been seen to end
+	new  map[*node]bool // which had not heard of it: word of its end may reach them first
+}
+
+// book knows all sessions and what is to become of them.
+type book struct {
+	world *world
+
+	mu     sync.Mutex
+	facts  map[session.ID]*fact
+	list   []*fact
+	orders []*order // that some node has not followed yet
+	done   []*order
+	marks  map[string][]time.Time // when the watermark of a subject was raised
+
+	events, kills int
+	worst         time.Duration // that a kill took, to a node that could be reached
+	late          time.Duration // that a connection lived past its session's deadline
+	elsewhere     int           // sessions in use that were cut for idleness by a node that knew nothing of it
+}
+
+func newBook(w *world) *book {
+	return &book{world: w, facts: map[session.ID]*fact{}, marks: map[string][]time.Time{}}
+}
+
+// add notes a session that was created at a node.
+func (b *book) add(n *node, s session.Session, useFor time.Duration) *fact {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := &fact{id: s.ID, key: s.Key, subject: s.Identity.Subject, born: n.when(s.Born), deadline: n.when(s.Ends), idle: s.IdleTimeout,
+		goes: n, user: n, used: time.Now(), useUntil: time.Now().Add(useFor)}
+	b.facts[f.id] = f
+	b.list = append(b.list, f)
+	return f
+}
+
+// order notes that a node is about to end a session everywhere.
+func (b *book) order(by *node, f *fact) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.orderLocked(by, f)
+}
+
+func (b *book) orderLocked(by *node, f *fact) {
+	b.kills++
+	f.over = true
+	o := &order{fact: f, by: by, at: time.Now(), left: map[*node]bool{}, new: map[*node]bool{}}
+	for _, n := range b.world.nodes {
+		o.left[n] = true
+	}
+	b.orders = append(b.orders, o)
+}
+
+// markSlack is how far apart two clocks may be taken to be.
+const markSlack = 100 * time.Millisecond
+
+// raise notes that a node is about to end all sessions of a subject.
+func (b *book) raise(by *node, subject string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.marks[subject] = append(b.marks[subject], now)
+	for _, f := range b.list {
+		if f.subject == subject && !f.over && f.born.Add(markSlack).Before(now) && now.Before(f.deadline) {
+			b.orderLocked(by, f)
+		}
+	}
+}
+
+// settled returns the sessions that have ended on all nodes but perhaps n.
+func (b *book) settled(n *node) (ids []session.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, o := range b.done {
+		ids = append(ids, o.fact.id)
+	}
+	for _, o := range b.orders {
+		if len(o.left) == 1 && o.left[n] {
+			ids = append(ids, o.fact.id)
+		}
+	}
+	return ids
+}
+
+// use notes that a session is used at a node now.
+func (b *book) use(f *fact, n *node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f.user, f.used = n, time.Now()
+}
+
+// noteEnd judges the end of a session at a node.
+func (b *book) noteEnd(n *node, e session.Ending) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f, now := b.facts[e.Session.ID], time.Now()
+	if f == nil {
+		return // its creation is under way
+	}
+	just, reason := true, e.Session.Ended.Reason
+	switch reason {
+	case session.ReasonKilled:
+		just = f.killed
+	case session.ReasonSuperseded:
+		just = f.followed
+	case session.ReasonWatermark:
+		just = b.raised(f)
+	case session.ReasonAbsolute:
+		just = !now.Before(f.deadline.Add(-driftOf(f) - markSlack))
+	case session.ReasonIdle:
+		just = b.idleLocked(n, f, now)
+	default:
+		just = false
+	}
+	if !just {
+		b.world.fail("(5, 7) %s: session %s ends for %s, used %v ago at %s, %v before its deadline, idle %v, linked %v", n.name, f.id.Short(), reason,
+			now.Sub(f.used), f.user.name, f.deadline.Sub(now), f.idle, now.Sub(b.world.together(n, f.user)))
+	}
+}
+
+// idleLocked reports whether it is right that a node cuts a session for idleness. What another has cut before is
+// cut everywhere.
+func (b *book) idleLocked(n *node, f *fact, now time.Time) bool {
+	if f.over {
+		return true
+	}
+	f.over = true
+	if !now.Before(f.used.Add(f.idle - markSlack)) {
+		return true
+	}
+	since, l := b.world.together(n, f.user), f.user.running()
+	if !since.IsZero() && now.Sub(since) > healing && !l.since.After(f.used) { // what it knew before a restart may be lost
+		return false // (5)
+	}
+	b.elsewhere++
+	return true
+}
+
+// driftOf is by how much clocks may differ on the lifetime of a session.
+func driftOf(f *fact) time.Duration { return f.deadline.Sub(f.born) / 5000 }
+
+// raised reports whether a session may have been born before a watermark of its subject.
+func (b *book) raised(f *fact) bool {
+	return slices.ContainsFunc(b.marks[f.subject], func(at time.Time) bool { return f.born.Before(at.Add(markSlack)) })
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build sim
+
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+type task struct {
+	at time.Duration
+	do func()
+}
+
+// later does something when so much time has passed; the driver does.
+func (w *world) later(after time.Duration, do func()) {
+	w.tasks = append(w.tasks, task{w.now() + after, do})
+}
+
+// step lets a tick pass, and looks at everything.
+func (w *world) pass() {
+	time.Sleep(w.run.tick)
+	w.tasks = slices.DeleteFunc(w.tasks, func(t task) bool {
+		due := w.now() >= t.at
+		if due {
+			t.do()
+		}
+		return due
+	})
+	w.relink()
+	w.use()
+	w.check()
+}
+
+// until lets time pass until something holds, and reports whether it did in time.
+func (w *world) until(within time.Duration, holds func() bool) bool {
+	for from := w.now(); !holds(); w.pass() {
+		if w.now()-from > within {
+			return false
+		}
+	}
+	return true
+}
+
+// startAll starts all nodes, and waits until they know each other.
+func (w *world) startAll() {
+	for i, n := range w.nodes {
+		n.start()
+		if i%8 == 7 {
+			time.Sleep(w.run.tick)
+		}
+	}
+	if !w.until(5*time.Minute, w.whole) {
+		w.fail("the nodes do not find each other")
+	}
+}
+
+// whole reports whether all nodes serve, and see all others.
+func (w *world) whole() bool {
+	for _, n := range w.nodes {
+		if l := n.running(); l == nil || !l.engine.Ready() || l.sees() < len(w.nodes) {
+			return false
+		}
+	}
+	return true
+}
+
+// chaos lets everything happen that is to.
+func (w *world) chaos() {
+	from := w.now()
+	for _, e := range schedule(w.run) {
+		for w.now() < from+e.at {
+			w.pass()
+		}
+		w.book.events++
+		kinds[e.kind].do(w, e.rng)
+	}
+}
+
+// heal mends all ways, waits for nodes that are down, and looks at what the cluster has become.
+func (w *world) heal() {
+	w.note("healed")
+	for _, t := range w.tasks {
+		t.do()
+	}
+	w.tasks = nil
+	w.until(time.Minute, func() bool {
+		return !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running() == nil })
+	})
+	if !w.until(agreeing, w.agreed) {
+		w.fail("(4) %v after healing not all nodes know the same; %s", agreeing, w.disagreement())
+	}
+	w.checkLives()
+	for range int(10 * time.Second / w.run.tick) { // for what is to be done after healing
+		w.pass()
+	}
+}
+
+// agreed reports whether all nodes know the same.
+func (w *world) agreed() bool {
+	want := w.nodes[0].running().table.Fold()
+	for _, n := range w.nodes[1:] {
+		if n.running().table.Fold() != want {
+			return false
+		}
+	}
+	return true
+}
+
+// disagreement says who knows what.
+func (w *world) disagreement() (s string) {
+	for _, n := range w.nodes {
+		l := n.running()
+		s += fmt.Sprintf("%s: %d sessions, sees %d; ", n.name, l.table.Count(), l.sees())
+	}
+	return s
+}
+
+// checkLives is about sessions that nothing has ended: they live everywhere (7).
+func (w *world) checkLives() {
+	for _, f := range w.book.list {
+		if f.over || time.Until(f.deadline) < time.Second || f.idle > 0 && time.Since(f.used) > f.idle-markSlack || w.book.raised(f) {
+			continue
+		}
+		for _, n := range w.nodes {
+			if _, err := n.running().table.ByID(f.id); err != nil {
+				w.fail("(7) %s: session %s, which nothing has ended: %v", n.name, f.id.Short(), err)
+			}
+		}
+	}
+}
+
+// stop ends all nodes, and waits for memberlist's own timers.
+func (w *world) stop() {
+	w.wait.Wait()
+	for _, n := range w.nodes {
+		w.wait.Go(func() { n.stop(true) })
+	}
+	w.wait.Wait()
+	w.took = w.now()
+	time.Sleep(time.Minute)
+}
+
+// figures is a line for people.
+func (w *world) figures() string {
+	packets, bytes := 0, 0
+	for _, n := range w.nodes {
+		packets += n.sent.Packets
+		bytes += n.sent.PacketBytes + n.sent.StreamBytes
+	}
+	per := float64(len(w.nodes)) * w.took.Seconds()
+	b := w.book
+	return fmt.Sprintf("N %d, loss %.1f, seed %d: %d events, %d sessions, %d kills, worst kill %v, latest connection %v, %d idle cuts from apart, %d rounds, %d records pulled, %.0f packets and %.0f bytes per node and s, %.0f s simulated",
+		len(w.nodes), w.run.loss, w.run.seed, b.events, len(b.list), b.kills, b.worst, b.late, b.elsewhere, w.rounds.Load(), w.pulled.Load(), float64(packets)/per, float64(bytes)/per, w.took.Seconds())
+}
