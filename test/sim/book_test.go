@@ -19,6 +19,7 @@ type fact struct {
 	subject        string
 	born, deadline time.Time
 	idle           time.Duration
+	follows        *fact // whose connections it takes over
 
 	// Guarded by the book.
 	goes     *node // where its user will use it next; of the driver alone
@@ -61,14 +62,13 @@ func newBook(w *world) *book {
 }
 
 // add notes a session that was created at a node.
-func (b *book) add(n *node, s session.Session, useFor time.Duration) *fact {
+func (b *book) add(n *node, s session.Session, useFor time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := &fact{id: s.ID, key: s.Key, subject: s.Identity.Subject, born: n.when(s.Born), deadline: n.when(s.Ends), idle: s.IdleTimeout,
-		goes: n, user: n, used: time.Now(), useUntil: time.Now().Add(useFor)}
+		follows: b.facts[s.Supersedes], goes: n, user: n, used: time.Now(), useUntil: time.Now().Add(useFor)}
 	b.facts[f.id] = f
 	b.list = append(b.list, f)
-	return f
 }
 
 // order notes that a node is about to end a session everywhere.
@@ -179,4 +179,12 @@ func driftOf(f *fact) time.Duration { return f.deadline.Sub(f.born) / 5000 }
 // raised reports whether a session may have been born before a watermark of its subject.
 func (b *book) raised(f *fact) bool {
 	return slices.ContainsFunc(b.marks[f.subject], func(at time.Time) bool { return f.born.Before(at.Add(markSlack)) })
+}
+
+// lastUsed is when a session was used last, or one that it took over from.
+func (f *fact) lastUsed() time.Time {
+	if f.follows == nil {
+		return f.used
+	}
+	return later(f.used, f.follows.lastUsed())
 }

@@ -99,8 +99,8 @@ func (w *world) checkConnections() {
 				w.fail("(1) %s: a connection of session %s lives, which has ended there", n.name, id.Short())
 			case late > lateness+driftOf(f):
 				w.fail("(1) %s: a connection of session %s lives %v past its deadline", n.name, id.Short(), late)
-			case f.idle > 0 && now.Sub(f.used) > f.idle+idleGrace+lateness:
-				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(f.used)-f.idle)
+			case f.idle > 0 && now.Sub(f.lastUsed()) > f.idle+idleGrace+lateness:
+				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(f.lastUsed())-f.idle)
 			}
 		}
 		w.book.mu.Unlock()
@@ -141,9 +141,9 @@ func (w *world) checkOrderLocked(o *order, n *node) {
 		at, o.new[n] = now, true
 	}
 	since := w.together(o.by, n)
-	within, from := healing, since // for who could not be reached, or has come back only
-	if since.Before(o.at.Add(-healing)) {
-		within, from = w.bound(), o.at
+	within, from := w.bound(), o.at
+	if since.After(o.at.Add(-healing)) { // it could not be reached, or has come back only
+		within, from = healing, later(since, o.at)
 	}
 	switch {
 	case !at.IsZero():
@@ -155,4 +155,11 @@ func (w *world) checkOrderLocked(o *order, n *node) {
 		delete(o.left, n) // once
 		w.fail("(3) %s: session %s lives %v after it was ended at %s; the two have been in touch for %v", n.name, o.fact.id.Short(), now.Sub(o.at), o.by.name, now.Sub(since))
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

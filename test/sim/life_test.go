@@ -111,7 +111,9 @@ func (n *node) buildTable(l *life) (err error) {
 		l.table.RestoreWatermark(mark)
 	}
 	for _, s := range n.store.sessions {
-		l.base.Adopt(s.Origin, time.Duration(s.Until)-time.Duration(s.Ends), recalled)
+		if s.Ended == nil {
+			l.base.Adopt(s.Origin, time.Duration(s.Until)-time.Duration(s.Ends), recalled)
+		}
 		if err := l.table.Restore(s); err != nil {
 			return err
 		}
@@ -132,12 +134,14 @@ func (n *node) stop(crash bool) {
 	if !crash {
 		goodbye = l.members.Leave(2 * time.Second)
 	}
+	n.mu.Lock()
+	clear(n.conns) // they end with the process
+	n.mu.Unlock()
 	if err := l.end(); err != nil {
 		n.world.fail("%s: its end: %v, %v", n.name, err, goodbye)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	clear(n.conns) // they end with the process
 	stats := l.carrier.Stats().Sent
 	n.sent.Packets += stats.Packets
 	n.sent.PacketBytes += stats.PacketBytes

@@ -28,6 +28,7 @@ type node struct {
 	addr  netip.AddrPort
 	clock *clock
 	store *store
+	away  atomic.Bool // it restarts
 
 	mu    sync.Mutex
 	life  *life                        // nil: it is down

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
 )
 
 type task struct {
@@ -87,9 +89,11 @@ func (w *world) heal() {
 		t.do()
 	}
 	w.tasks = nil
-	w.until(time.Minute, func() bool {
-		return !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running() == nil })
-	})
+	down := func(n *node) bool { return n.away.Load() }
+	if !w.until(time.Minute, func() bool { return !slices.ContainsFunc(w.nodes, down) }) {
+		w.fail("%s does not come back", w.nodes[slices.IndexFunc(w.nodes, down)].name)
+		return
+	}
 	if !w.until(agreeing, w.agreed) {
 		w.fail("(4) %v after healing not all nodes know the same; %s", agreeing, w.disagreement())
 	}
@@ -110,11 +114,28 @@ func (w *world) agreed() bool {
 	return true
 }
 
-// disagreement says who knows what.
+// disagreement says who knows what of some sessions that the first node knows other things of than others.
 func (w *world) disagreement() (s string) {
+	var ids []session.ID
+	for _, f := range w.book.list {
+		ids = append(ids, f.id)
+	}
+	first := map[session.ID]string{}
 	for _, n := range w.nodes {
 		l := n.running()
-		s += fmt.Sprintf("%s: %d sessions, sees %d; ", n.name, l.table.Count(), l.sees())
+		s += fmt.Sprintf("\n\t%s: %d sessions, sees %d", n.name, l.table.Count(), l.sees())
+		said := map[session.ID]string{}
+		for _, r := range l.table.Records(ids) {
+			said[r.ID] = fmt.Sprintf("deadline %d, active %d, revoked %+v, tombstone %v", r.Deadline, r.Active, r.Revoked, r.Tombstone())
+		}
+		if n.index == 0 {
+			first = said
+		}
+		for _, id := range ids {
+			if said[id] != first[id] {
+				s += fmt.Sprintf("\n\t\t%s: %q, not %q", id.Short(), said[id], first[id])
+			}
+		}
 	}
 	return s
 }

@@ -42,11 +42,11 @@ func (w *world) restart(rng *rand.Rand) {
 	n, crash, rest := w.nodes[rng.IntN(len(w.nodes))], rng.IntN(2) == 0, draw(rng, 200*time.Millisecond, 30*time.Second)
 	down := 0
 	for _, other := range w.nodes {
-		if other.running() == nil {
+		if other.away.Load() {
 			down++
 		}
 	}
-	if n.running() == nil || down >= (len(w.nodes)+2)/3 {
+	if down >= (len(w.nodes)+2)/3 || !n.away.CompareAndSwap(false, true) {
 		return
 	}
 	w.note("%s: stops, crash %v, for %v", n.name, crash, rest)
@@ -54,6 +54,7 @@ func (w *world) restart(rng *rand.Rand) {
 		n.stop(crash)
 		time.Sleep(rest)
 		n.start()
+		n.away.Store(false)
 		w.note("%s: starts", n.name)
 	})
 }
