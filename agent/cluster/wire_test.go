@@ -29,7 +29,7 @@ func fullRecord() session.Record {
 			Groups: []string{"dba", "", "ops"}, ACR: "2", AMR: []string{"otp"}, AuthTime: time.Unix(1_700_000_000, 5)},
 		Method: "browser", Created: time.Unix(1_700_000_001, 7), IdleTimeout: 15 * time.Minute,
 		BindAddrs:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1%eth0")},
-		Supersedes: session.ID{9}, Origin: originA, Born: 1000, Deadline: 1_000_000, Active: 2000,
+		Supersedes: session.ID{9}, Generation: 3, Origin: originA, Born: 1000, Deadline: 1_000_000, Active: 2000,
 		Revoked: &session.End{Reason: session.ReasonKilled, By: "root@control", Message: "stolen laptop", At: time.Unix(1_700_000_002, 0)},
 	}
 }

@@ -55,6 +55,7 @@ func (e *entry) origin() Origin { return e.made.Value().origin }
 type rare struct {
 	bindAddrs  []netip.Addr
 	supersedes ID
+	generation uint32
 	extra      []byte
 }
 
@@ -62,14 +63,14 @@ func newRare(s *Session) *rare {
 	if len(s.BindAddrs) == 0 && s.Supersedes.IsZero() && len(s.Extra) == 0 {
 		return nil
 	}
-	return &rare{s.BindAddrs, s.Supersedes, s.Extra}
+	return &rare{s.BindAddrs, s.Supersedes, s.Generation, s.Extra}
 }
 
 // setExtra replaces what is passed on without being known.
 func (e *entry) setExtra(extra []byte) {
 	r := rare{extra: extra}
 	if e.rare != nil {
-		r.bindAddrs, r.supersedes = e.rare.bindAddrs, e.rare.supersedes
+		r.bindAddrs, r.supersedes, r.generation = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation
 	} else if len(extra) == 0 {
 		return
 	}
@@ -125,7 +126,7 @@ func (t *Table) sessionLocked(e *entry) Session {
 		s.Identity = e.identity.Identity
 	}
 	if e.rare != nil {
-		s.BindAddrs, s.Supersedes, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+		s.BindAddrs, s.Supersedes, s.Generation, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	return s
 }

@@ -79,6 +79,7 @@ func (r *Record) immutable() []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Origin.Boot)
 	b = append(b, r.Key[:]...)
 	b = append(b, r.Supersedes[:]...)
+	b = binary.BigEndian.AppendUint32(b, r.Generation)
 	i := &r.Identity
 	fields([]string{i.Issuer, i.Subject, i.Name, i.Email, i.ACR, r.Method})
 	fields(i.Groups)

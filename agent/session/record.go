@@ -49,7 +49,8 @@ type Record struct {
 	Created     time.Time // by the wall clock of Origin's node: for people
 	IdleTimeout time.Duration
 	BindAddrs   []netip.Addr
-	Supersedes  ID // the session whose connections this one takes over; zero: none
+	Supersedes  ID     // the session whose connections this one takes over; zero: none
+	Generation  uint32 // how many sessions come before it, each of which the next took over from
 	Origin      Origin
 	Born        OriginTime
 

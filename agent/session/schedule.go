@@ -66,6 +66,8 @@ const (
 	// maxDrift is how far two clocks can drift apart, in parts of a million of the time that passes: more
 	// than twice what crystals do.
 	maxDrift = 200
+	// askAgain is when the deadline of an ended session is translated anew of which the clock was not known.
+	askAgain = 5 * time.Second
 	// timingError is by how much the translation of an instant may be off.
 	timingError = time.Millisecond
 )

@@ -33,6 +33,7 @@ type Session struct {
 	Ends       OriginTime `json:"ends,omitzero"`
 	Published  OriginTime `json:"published,omitzero"`
 	Supersedes ID         `json:"supersedes,omitzero"` // the session whose connections this one took over
+	Generation uint32     `json:"generation,omitzero"` // how many sessions it took over from, one after the other
 	Extra      []byte     `json:"extra,omitempty"`
 
 	// Until is the absolute end on this host's CLOCK_BOOTTIME. IdleUntil is the end of the idle

@@ -150,7 +150,7 @@ func (t *Table) endBeforeItBeganLocked(s *Session) {
 func (t *Table) sessionOf(r Record, until, now Instant) Session {
 	s := Session{
 		ID: r.ID, Identity: r.Identity, Key: r.Key, Method: r.Method, Created: r.Created, IdleTimeout: r.IdleTimeout, BindAddrs: r.BindAddrs,
-		Supersedes: r.Supersedes, Origin: r.Origin, Born: r.Born, Ends: r.Deadline, Published: r.Active, Extra: r.Extra,
+		Supersedes: r.Supersedes, Generation: r.Generation, Origin: r.Origin, Born: r.Born, Ends: r.Deadline, Published: r.Active, Extra: r.Extra,
 		Deadline: t.cfg.Clock.Wall().Add(until.Sub(now)), Until: until, LastActive: now, Ended: r.Revoked,
 	}
 	if at, ok := t.cfg.Timebase.Local(r.Origin, max(r.Active, r.Born)); ok {
@@ -221,7 +221,7 @@ func (t *Table) recordLocked(e *entry) Record {
 		r.Identity = e.identity.Identity
 	}
 	if e.rare != nil {
-		r.BindAddrs, r.Supersedes, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+		r.BindAddrs, r.Supersedes, r.Generation, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	if e.ended != nil && e.ended.Reason != ReasonAbsolute { // every node comes to that by itself
 		r.Revoked = e.ended

@@ -163,7 +163,7 @@ func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 	s.Created, s.Deadline, s.Until = wall, wall.Add(absolute), now.Add(absolute)
 	s.Origin, s.Born, s.Ends, s.Published = t.cfg.Timebase.Self(), OriginTime(now), OriginTime(s.Until), 0
 	s.LastActive, s.IdleUntil, s.Ended = now, 0, nil
-	after, err := t.add(s)
+	after, err := t.add(&s)
 	if err != nil {
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
@@ -202,7 +202,7 @@ func (t *Table) Restore(s Session) error {
 }
 
 // add adds a session that was created here. What is left to do when it is durable is returned.
-func (t *Table) add(s Session) (*aftermath, error) {
+func (t *Table) add(s *Session) (*aftermath, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byID[s.ID] != nil {
@@ -211,16 +211,19 @@ func (t *Table) add(s Session) (*aftermath, error) {
 	if t.live >= t.cfg.MaxSessions && s.Supersedes.IsZero() { // else it makes its own room
 		return nil, fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
-	if w, ok := t.belowLocked(&s); ok {
+	if w, ok := t.belowLocked(s); ok {
 		return nil, fmt.Errorf("%w: %s", ErrWatermark, w.End.Reason)
 	}
 	if old := t.byKey[s.Key]; old != nil && old.ended == nil && old.id != s.Supersedes {
 		return nil, fmt.Errorf("client key: %w (session %s)", ErrKeyInUse, old.id.Short())
 	}
-	if old := t.byID[s.Supersedes]; !s.Supersedes.IsZero() && (old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity)) {
-		return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
+	if old := t.byID[s.Supersedes]; !s.Supersedes.IsZero() {
+		if old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity) {
+			return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
+		}
+		s.Generation = old.generation() + 1
 	}
-	t.insertLocked(s)
+	t.insertLocked(*s)
 	return &aftermath{followed: s.Supersedes}, nil
 }
 
@@ -233,13 +236,22 @@ func (e *entry) foundBefore(old *entry) bool {
 	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
 		return false
 	}
-	return e.laterThan(old.created, old.id)
+	return e.laterThan(old.generation(), old.created, old.id)
 }
 
-// laterThan orders sessions by what never changes in them, so that every node does it in the same way. By
-// clocks it could not: each node has a view of its own of them.
-func (e *entry) laterThan(created int64, id ID) bool {
-	return cmp.Or(cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
+// laterThan orders sessions of a key by what never changes in them, so that every node does it in the same way:
+// whatever took over from another comes after that, and after all that came before. By clocks alone it could not
+// be said: each node has its own.
+func (e *entry) laterThan(generation uint32, created int64, id ID) bool {
+	return cmp.Or(cmp.Compare(e.generation(), generation), cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
+}
+
+// generation is Session.Generation.
+func (e *entry) generation() uint32 {
+	if e.rare == nil {
+		return 0
+	}
+	return e.rare.generation
 }
 
 // insertLocked adds a session as it is.

@@ -48,7 +48,7 @@ func (t *Table) inPlaceOfLocked(s *Session) *entry {
 	if s.Key.IsZero() {
 		return nil
 	}
-	if rival := t.byKey[s.Key]; rival != nil && rival.ended == nil && rival.id != s.Supersedes && rival.laterThan(unixNano(s.Created), s.ID) {
+	if rival := t.byKey[s.Key]; rival != nil && rival.ended == nil && rival.id != s.Supersedes && rival.laterThan(s.Generation, unixNano(s.Created), s.ID) {
 		return rival
 	}
 	return nil
@@ -67,7 +67,7 @@ func (t *Table) settleLocked(e, rival *entry, after *aftermath) (endings []Endin
 	if rival == nil || rival == e || rival.ended != nil || e.ended != nil || e.key.IsZero() {
 		return endings
 	}
-	if e.laterThan(rival.created, rival.id) {
+	if e.laterThan(rival.generation(), rival.created, rival.id) {
 		return append(endings, t.takeOverLocked(rival, e, after)...)
 	}
 	return append(endings, t.takeOverLocked(e, rival, after)...)

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -28,6 +26,7 @@ type fact struct {
 	useUntil time.Time
 	killed   bool // somewhere
 	followed bool // by a session that takes over from it
+	doubted  bool // its end was: see doubtLocked
 	over     bool // it has ended, or was to end, on purpose or for idleness
 }
 
@@ -54,6 +53,7 @@ type book struct {
 	events, kills int
 	worst         time.Duration // that a kill took, to a node that could be reached
 	late          time.Duration // that a connection lived past its session's deadline
+	doubts        int           // sessions that were taken to be older than a watermark, wrongly
 	elsewhere     int           // sessions in use that were cut for idleness by a node that knew nothing of it
 }
 
@@ -139,9 +139,9 @@ func (b *book) noteEnd(n *node, e session.Ending) {
 	case session.ReasonKilled:
 		just = f.killed
 	case session.ReasonSuperseded:
-		just = f.followed
+		just = f.followed || b.rivalLocked(f)
 	case session.ReasonWatermark:
-		just = b.raised(f)
+		just = b.raised(f) || b.doubtLocked(f)
 	case session.ReasonAbsolute:
 		just = !now.Before(f.deadline.Add(-driftOf(f) - markSlack))
 	case session.ReasonIdle:
@@ -153,6 +153,27 @@ func (b *book) noteEnd(n *node, e session.Ending) {
 		b.world.fail("(5, 7) %s: session %s ends for %s, used %v ago at %s, %v before its deadline, idle %v, linked %v", n.name, f.id.Short(), reason,
 			now.Sub(f.used), f.user.name, f.deadline.Sub(now), f.idle, now.Sub(b.world.together(n, f.user)))
 	}
+}
+
+// rivalLocked reports whether another session may have taken the place of one: nodes that did not reach each other
+// both let theirs take over from the same, and of the two one stays.
+func (b *book) rivalLocked(f *fact) bool {
+	rival := slices.ContainsFunc(b.list, func(g *fact) bool { return g != f && g.key == f.key && !f.comesFrom(g) })
+	f.over = f.over || rival
+	return rival
+}
+
+// doubtLocked reports whether a session may be taken to be older than a watermark that it is younger than: a node that
+// cannot compare the two clocks, as after a restart, does so, and what it ends then is ended everywhere.
+func (b *book) doubtLocked(f *fact) bool {
+	if len(b.marks[f.subject]) == 0 {
+		return false
+	}
+	if !f.doubted {
+		f.doubted, f.over = true, true
+		b.doubts++
+	}
+	return true
 }
 
 // idleLocked reports whether it is right that a node cuts a session for idleness. What another has cut before is
@@ -179,6 +200,11 @@ func driftOf(f *fact) time.Duration { return f.deadline.Sub(f.born) / 5000 }
 // raised reports whether a session may have been born before a watermark of its subject.
 func (b *book) raised(f *fact) bool {
 	return slices.ContainsFunc(b.marks[f.subject], func(at time.Time) bool { return f.born.Before(at.Add(markSlack)) })
+}
+
+// comesFrom reports whether a session took over from another, or from one that did.
+func (f *fact) comesFrom(g *fact) bool {
+	return f.follows != nil && (f.follows == g || f.follows.comesFrom(g))
 }
 
 // lastUsed is when a session was used last, or one that it took over from.

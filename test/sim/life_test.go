@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -105,12 +103,11 @@ func (n *node) buildTable(l *life) (err error) {
 		return err
 	}
 	l.table.SetIdleGrace(idleGrace)
-	n.store.mu.Lock()
-	defer n.store.mu.Unlock()
-	for _, mark := range n.store.marks {
+	sessions, marks := n.store.read()
+	for _, mark := range marks {
 		l.table.RestoreWatermark(mark)
 	}
-	for _, s := range n.store.sessions {
+	for _, s := range sessions {
 		if s.Ended == nil {
 			l.base.Adopt(s.Origin, time.Duration(s.Until)-time.Duration(s.Ends), recalled)
 		}

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -52,7 +50,8 @@ type run struct {
 	chaos  time.Duration
 	every  time.Duration // between two events, on average
 	tick   time.Duration
-	gentle bool // nothing is cut and nobody restarts: what is measured is the cluster at work
+	after  time.Duration // that it goes on when all know the same
+	gentle bool          // nothing is cut and nobody restarts: what is measured is the cluster at work
 }
 
 func newWorld(t *testing.T, r run) *world {
@@ -91,7 +90,7 @@ func (w *world) fail(format string, args ...any) {
 func (w *world) note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.trace) == 40 {
+	if len(w.trace) == 400 {
 		w.trace = w.trace[1:]
 	}
 	w.trace = append(w.trace, fmt.Sprintf("%v "+format, append([]any{w.now()}, args...)...))
