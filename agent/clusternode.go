@@ -166,6 +166,7 @@ func (n *clusterNode) run(ctx context.Context) error {
 
 // leave says goodbye: others need not wait for this node.
 func (n *clusterNode) leave() {
+	n.p.table.TellActivity()
 	if err := n.members.Leave(leaveTimeout); err != nil {
 		n.p.log.Warn("no goodbye to the cluster", "error", err)
 	}

@@ -2,7 +2,11 @@
 
 package session
 
-import "time"
+import (
+	"bytes"
+	"cmp"
+	"time"
+)
 
 // aftermath is what remains to be done when the lock has been given back.
 type aftermath struct {
@@ -52,6 +56,33 @@ func (t *Table) inPlaceOfLocked(s *Session) *entry {
 		return rival
 	}
 	return nil
+}
+
+// foundBefore reports whether the key of two sessions finds e rather than old: the one that lives, else the
+// later; on every node the same. One that waits to take over from old is not found yet.
+func (e *entry) foundBefore(old *entry) bool {
+	if live := e.ended == nil; live != (old.ended == nil) {
+		return live
+	}
+	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
+		return false
+	}
+	return e.laterThan(old.generation(), old.created, old.id)
+}
+
+// laterThan orders sessions of a key by what never changes in them, so that every node does it in the same way:
+// whatever took over from another comes after that, and after all that came before. By clocks alone it could not
+// be said: each node has its own.
+func (e *entry) laterThan(generation uint32, created int64, id ID) bool {
+	return cmp.Or(cmp.Compare(e.generation(), generation), cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
+}
+
+// generation is Session.Generation.
+func (e *entry) generation() uint32 {
+	if e.rare == nil {
+		return 0
+	}
+	return e.rare.generation
 }
 
 // settleLocked ends what cannot live beside e, which was just added: what it supersedes, and rival, which its key

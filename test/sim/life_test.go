@@ -129,6 +129,7 @@ func (n *node) stop(crash bool) {
 	}
 	var goodbye error
 	if !crash {
+		l.table.TellActivity()
 		goodbye = l.members.Leave(2 * time.Second)
 	}
 	n.mu.Lock()

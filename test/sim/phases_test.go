@@ -141,12 +141,15 @@ func (w *world) disagreement() (s string) {
 // checkLives is about sessions that nothing has ended: they live everywhere (7).
 func (w *world) checkLives() {
 	for _, f := range w.book.list {
-		if f.over || time.Until(f.deadline) < time.Second || f.idle > 0 && time.Since(f.used) > f.idle-markSlack || w.book.raised(f) {
+		if f.over || time.Until(f.deadline) < time.Second || w.book.raised(f) {
+			continue
+		}
+		if f.idle > 0 && (time.Since(f.used) > f.idle-markSlack || f.user.running().since.After(f.used)) { // what it knew before a restart may be lost
 			continue
 		}
 		for _, n := range w.nodes {
 			if _, err := n.running().table.ByID(f.id); err != nil {
-				w.fail("(7) %s: session %s, which nothing has ended: %v", n.name, f.id.Short(), err)
+				w.fail("(7) %s: session %s, which nothing has ended: %v; idle %v, used %v ago at %s", n.name, f.id.Short(), err, f.idle, time.Since(f.used), f.user.name)
 			}
 		}
 	}

@@ -90,7 +90,7 @@ func (w *world) fail(format string, args ...any) {
 func (w *world) note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.trace) == 400 {
+	if len(w.trace) == 40 {
 		w.trace = w.trace[1:]
 	}
 	w.trace = append(w.trace, fmt.Sprintf("%v "+format, append([]any{w.now()}, args...)...))
