@@ -187,7 +187,7 @@ func (b *book) idleLocked(n *node, f *fact, now time.Time) bool {
 		return true
 	}
 	since, l := b.world.together(n, f.user), f.user.running()
-	if !since.IsZero() && now.Sub(since) > healing && !l.since.After(f.used) { // what it knew before a restart may be lost
+	if !since.IsZero() && now.Sub(since) > agreeing && !l.since.After(f.used) { // what it knew before a restart may be lost
 		return false // (5)
 	}
 	b.elsewhere++
