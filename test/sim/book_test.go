@@ -23,6 +23,7 @@ type fact struct {
 	goes     *node // where its user will use it next; of the driver alone
 	user     *node // where it was used last
 	used     time.Time
+	uses     map[*node]time.Time // when each node was used last
 	useUntil time.Time
 	killed   bool // somewhere
 	followed bool // by a session that takes over from it
@@ -66,7 +67,7 @@ func (b *book) add(n *node, s session.Session, useFor time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := &fact{id: s.ID, key: s.Key, subject: s.Identity.Subject, born: n.when(s.Born), deadline: n.when(s.Ends), idle: s.IdleTimeout,
-		follows: b.facts[s.Supersedes], goes: n, user: n, used: time.Now(), useUntil: time.Now().Add(useFor)}
+		follows: b.facts[s.Supersedes], goes: n, user: n, used: time.Now(), uses: map[*node]time.Time{n: time.Now()}, useUntil: time.Now().Add(useFor)}
 	b.facts[f.id] = f
 	b.list = append(b.list, f)
 }
@@ -123,7 +124,7 @@ func (b *book) settled(n *node) (ids []session.ID) {
 func (b *book) use(f *fact, n *node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f.user, f.used = n, time.Now()
+	f.user, f.used, f.uses[n] = n, time.Now(), time.Now()
 }
 
 // noteEnd judges the end of a session at a node.
@@ -186,11 +187,25 @@ func (b *book) idleLocked(n *node, f *fact, now time.Time) bool {
 	if !now.Before(f.used.Add(f.idle - markSlack)) {
 		return true
 	}
-	since, l := b.world.together(n, f.user), f.user.running()
-	if !since.IsZero() && now.Sub(since) > agreeing && !l.since.After(f.used) { // what it knew before a restart may be lost
+	if b.knowsUses(n, f, now) {
 		return false // (5)
 	}
 	b.elsewhere++
+	return true
+}
+
+// knowsUses reports whether a node must know of all uses of a session since it would have been idle: what one node
+// has told, another that has heard it does not tell again, and what a node knew before a restart may be lost.
+func (b *book) knowsUses(n *node, f *fact, now time.Time) bool {
+	for user, at := range f.uses {
+		if now.Sub(at) > f.idle {
+			continue
+		}
+		since, l := b.world.together(n, user), user.running()
+		if since.IsZero() || now.Sub(since) <= agreeing || l.since.After(at) {
+			return false
+		}
+	}
 	return true
 }
 
