@@ -49,6 +49,12 @@ const (
 // reachable reports whether it is worth sending something.
 func (s MemberState) reachable() bool { return s == Alive || s == Suspect }
 
+// EndedSession names a session that has ended here, to all nodes and in this one's kernel.
+type EndedSession struct {
+	ID     session.ID
+	Number uint64
+}
+
 // Outcome is what became of the connections of sessions that another node ended.
 type Outcome struct {
 	Destroyed int  // connections that were destroyed for it
@@ -73,7 +79,7 @@ type Config struct {
 
 	// Outcome waits until it is known what became of the connections of sessions that an order of
 	// another node ended. Optional: without it nothing is verified.
-	Outcome func(context.Context, []session.Ending) (Outcome, error)
+	Outcome func(context.Context, []EndedSession) (Outcome, error)
 	// Resolve names the sessions that match the request of another node; the list is the engine's from then on.
 	// It may take its time, and is called once for each 65,536 sessions. Optional.
 	Resolve func(ctx context.Context, request []byte) ([]session.ID, error)
