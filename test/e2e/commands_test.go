@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/curfew-proxy/curfew/test/harness"
+)
+
+// curfew runs the program without an agent, as a user.
+func curfew(t *testing.T, uid uint32, args ...string) harness.Result {
+	t.Helper()
+	exe, err := os.Open(harness.Binary(t)) // others may not be able to reach it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3", args...)
+	cmd.Dir, cmd.ExtraFiles = "/", []*os.File{exe}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return harness.Result{Stdout: out.String(), Stderr: errOut.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// The doctor says of each layer whether it works here, by trying; for what does not, a hint; and by the exit code
+// whether the agent would start.
+func TestDoctor(t *testing.T) {
+	type finding struct {
+		Name, Detail, Hint string
+		OK                 bool
+	}
+	for who, tc := range map[string]struct {
+		uid  uint32
+		code int
+	}{"root": {0, 0}, "nobody": {65534, 1}} {
+		res := curfew(t, tc.uid, "doctor", "-o", "json")
+		var list []finding
+		if err := json.Unmarshal([]byte(res.Stdout), &list); err != nil || res.Code != tc.code {
+			t.Fatalf("%s: %v, %+v", who, err, res)
+		}
+		layers := map[string]bool{"destroy": true, "sweep": true, "gate": true, "stack": true}
+		for _, f := range list {
+			if layers[f.Name] && f.OK != (who == "root") || !f.OK && (f.Hint == "" || f.Detail == "") {
+				t.Errorf("%s: %+v", who, f)
+			}
+			delete(layers, f.Name)
+		}
+		if len(layers) > 0 {
+			t.Errorf("%s: nothing is said of %v", who, layers)
+		}
+		if who == "nobody" && !strings.Contains(res.Stderr, "enforcement: userspace") {
+			t.Errorf("no way out: %s", res.Stderr)
+		}
+	}
+}
