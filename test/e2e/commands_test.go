@@ -11,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/curfew-proxy/curfew/demo"
 	"github.com/curfew-proxy/curfew/test/harness"
 )
 
@@ -65,5 +67,23 @@ func TestDoctor(t *testing.T) {
 		if who == "nobody" && !strings.Contains(res.Stderr, "enforcement: userspace") {
 			t.Errorf("no way out: %s", res.Stderr)
 		}
+	}
+}
+
+// The demo ends by itself in under a minute, with 0 only if everything is as promised.
+func TestDemo(t *testing.T) {
+	began := time.Now()
+	res := curfew(t, 0, "demo", "-o", "json", "--streams", "10", "--session", "3s")
+	var rounds []demo.Result
+	if err := json.Unmarshal([]byte(res.Stdout), &rounds); err != nil || res.Code != 0 || len(rounds) != 3 {
+		t.Fatalf("%v, %+v", err, res)
+	}
+	for i, r := range rounds {
+		if r.Destroyed != r.Streams || r.Streams < 3 || r.Before == 0 || r.After != 0 || !r.Refused || i < 2 && !r.Again {
+			t.Errorf("%+v", r)
+		}
+	}
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("it took %v", took)
 	}
 }
