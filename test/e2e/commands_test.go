@@ -5,7 +5,11 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,6 +19,7 @@ import (
 
 	"github.com/curfew-proxy/curfew/demo"
 	"github.com/curfew-proxy/curfew/test/harness"
+	"github.com/curfew-proxy/curfew/test/peers"
 )
 
 // curfew runs the program without an agent, as a user.
@@ -85,5 +90,66 @@ func TestDemo(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// Each way of saying what is to be killed means the same to the agent as to whoever says it; a dry run ends nothing.
+func TestKillSelectors(t *testing.T) {
+	r := newRig(t, "")
+	sessions := map[string]*tls.Conn{}
+	ids := map[string]string{}
+	for name, groups := range map[string][]string{"alice": {"--group", "dba"}, "bob": {"--group", "ops"}, "carol": {"--group", "ops", "--group", "dba"}} {
+		s, creds := r.CreateSession(t, name, time.Hour, groups...)
+		sessions[name], ids[name] = mustConnect(t, r.addr, creds), s.ID.String()
+	}
+	r.CreateSession(t, "idle", time.Hour) // without a connection
+	for _, tc := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{ids["bob"][:12]}, 1},
+		{[]string{"--subject", "alice"}, 1},
+		{[]string{"--group", "dba"}, 2},
+		{[]string{"--service", "echo"}, 3},
+		{[]string{"--group", "ops", "--subject", "carol"}, 1},
+		{[]string{"--where", `"ops" in identity.groups && !("dba" in identity.groups)`}, 1},
+		{[]string{"--all"}, 4},
+	} {
+		k, res := r.KillJSON(t, append(tc.args, "--dry-run")...)
+		if res.Code != 0 || len(k.Sessions) != tc.want || k.Destroyed != 0 {
+			t.Errorf("kill %v: %d sessions, want %d; %+v", tc.args, len(k.Sessions), tc.want, res)
+		}
+	}
+	for name, c := range sessions {
+		if err := roundTrip(c); err != nil {
+			t.Errorf("a dry run ended %s's connection: %v", name, err)
+		}
+	}
+	if res := r.Curfew(t, "kill", "--group", "nobody"); res.Code != 1 {
+		t.Errorf("a kill of nobody: %+v", res)
+	}
+	if k, res := r.KillJSON(t, "--where", `identity.subject in ["alice", "bob"]`); res.Code != 0 || k.Destroyed != 2 || !k.Verified {
+		t.Errorf("%+v %+v", k, res)
+	}
+	mustEnd(t, sessions["alice"])
+	mustEnd(t, sessions["bob"])
+	if err := roundTrip(sessions["carol"]); err != nil {
+		t.Errorf("who was not meant was cut: %v", err)
+	}
+}
+
+// Metrics are on a loopback listener, too, where one is configured.
+func TestMetricsListener(t *testing.T) {
+	addr := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
+	r := newRig(t, "metrics: "+addr)
+	r.CreateSession(t, "alice", time.Hour)
+	resp, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "\ncurfew_sessions 1\n") {
+		t.Errorf("%s, %v\n%s", resp.Status, err, body)
 	}
 }
