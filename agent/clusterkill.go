@@ -30,7 +30,7 @@ func (n *clusterNode) resolve(_ context.Context, request []byte) ([]session.ID, 
 }
 
 // outcome tells another node what became of the connections that its kill has ended here.
-func (n *clusterNode) outcome(ctx context.Context, endings []session.Ending) (out cluster.Outcome, err error) {
+func (n *clusterNode) outcome(ctx context.Context, endings []cluster.EndedSession) (out cluster.Outcome, err error) {
 	out.Verified = true
 	var errs []error
 	for _, e := range endings {

@@ -285,7 +285,9 @@ func TestSyncMessages(t *testing.T) {
 	if got, err := decodeFind(encodeFind(session.Key{7})[2:]); err != nil || got != (session.Key{7}) {
 		t.Errorf("find: %v, %v", got, err)
 	}
-	if got, err := decodeResolve(encodeResolve([]byte("q"))[2:]); err != nil || string(got) != "q" {
-		t.Errorf("resolve: %s, %v", got, err)
+	for _, r := range []resolveRequest{{selector: []byte("q")}, {selector: []byte("q"), after: session.ID{3}}} {
+		if got, err := decodeResolve(encodeResolve(r)[2:]); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("resolve: %+v, %v", got, err)
+		}
 	}
 }
