@@ -87,6 +87,8 @@ func (s *simStore) SaveWatermark(w session.Watermark) error {
 	return nil
 }
 
+func (s *simStore) DeleteWatermarkSoon(session.Watermark) {}
+
 // simNode is a host; what is in it but the clock, the store and the name goes in a restart.
 type simNode struct {
 	sim   *sim

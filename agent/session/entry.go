@@ -22,7 +22,8 @@ type entry struct {
 	created  int64 // wall clock, nanoseconds since 1970
 	deadline int64
 	idle     time.Duration
-	rare     *rare // nil for most
+	rare     *rare  // nil for most
+	login    *login // nil where nothing is known of it
 
 	born            OriginTime
 	ends, published OriginTime
@@ -64,6 +65,28 @@ func newRare(s *Session) *rare {
 		return nil
 	}
 	return &rare{s.BindAddrs, s.Supersedes, s.Generation, s.Extra}
+}
+
+// login is what is known of how a session came about. Immutable.
+type login struct {
+	sid        string
+	credential Credential
+	validated  OriginTime
+}
+
+func newLogin(s *Session) *login {
+	l := login{s.SID, s.Credential, s.Validated}
+	if l == (login{}) {
+		return nil
+	}
+	return &l
+}
+
+func (e *entry) sid() string {
+	if e.login == nil {
+		return ""
+	}
+	return e.login.sid
 }
 
 // setExtra replaces what is passed on without being known.
@@ -124,6 +147,9 @@ func (t *Table) sessionLocked(e *entry) Session {
 	}
 	if e.identity != nil {
 		s.Identity = e.identity.Identity
+	}
+	if e.login != nil {
+		s.SID, s.Credential, s.Validated = e.login.sid, e.login.credential, e.login.validated
 	}
 	if e.rare != nil {
 		s.BindAddrs, s.Supersedes, s.Generation, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra

@@ -14,6 +14,7 @@ type aftermath struct {
 	takeover *Takeover
 	ended    []Ending
 	moved    *movedSession
+	identity *Session // of which other things are said than before
 }
 
 type movedSession struct {
@@ -39,6 +40,9 @@ func (a *aftermath) finish(t *Table) (dirty []Session) {
 	}
 	if a.moved != nil {
 		t.moved(a.moved.id, a.moved.number)
+	}
+	if a.identity != nil && t.cfg.OnIdentity != nil {
+		t.cfg.OnIdentity(*a.identity)
 	}
 	return dirty
 }

@@ -84,6 +84,13 @@ func (s *store) SaveWatermark(w session.Watermark) error {
 	return nil
 }
 
+// DeleteWatermarkSoon implements session.WatermarkStore.
+func (s *store) DeleteWatermarkSoon(w session.Watermark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.marks, [3]string{w.Issuer, w.Subject, w.Origin.Node})
+}
+
 // run flushes until ctx is done; whether once more then is for the caller to say.
 func (s *store) run(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
