@@ -222,10 +222,12 @@ func (f *fact) comesFrom(g *fact) bool {
 	return f.follows != nil && (f.follows == g || f.follows.comesFrom(g))
 }
 
-// lastUsed is when a session was used last, or one that it took over from.
-func (f *fact) lastUsed() time.Time {
-	if f.follows == nil {
-		return f.used
+// lastUsedLocked is when a session was used last, or one of the same key, whose connections it may have taken over.
+func (b *book) lastUsedLocked(f *fact) (at time.Time) {
+	for _, g := range b.list {
+		if g.key == f.key {
+			at = later(at, g.used)
+		}
 	}
-	return later(f.used, f.follows.lastUsed())
+	return at
 }

@@ -97,8 +97,8 @@ func (w *world) checkConnections() {
 				w.fail("(1) %s: a connection of session %s lives, which has ended there", n.name, id.Short())
 			case late > lateness+driftOf(f):
 				w.fail("(1) %s: a connection of session %s lives %v past its deadline", n.name, id.Short(), late)
-			case f.idle > 0 && now.Sub(f.lastUsed()) > f.idle+idleGrace+lateness:
-				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(f.lastUsed())-f.idle)
+			case f.idle > 0 && now.Sub(w.book.lastUsedLocked(f)) > f.idle+idleGrace+lateness:
+				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(w.book.lastUsedLocked(f))-f.idle)
 			}
 		}
 		w.book.mu.Unlock()
