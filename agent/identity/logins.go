@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -224,7 +225,7 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
 		l.cfg.Count(EventTokenRefused)
 		log.Warn("provider's answer refused", "error", err)
-		return lg.redirect.withError("token_refused", printable(err.Error())), nil
+		return lg.redirect.withError("token_refused", jose.Printable(err.Error())), nil
 	}
 	return l.issue(lg, signIn)
 }
