@@ -15,6 +15,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/test/jwt"
 )
 
@@ -137,7 +138,7 @@ func TestIDTokens(t *testing.T) {
 		{"alg none", func(_, head m) { head["alg"] = "none" }, "algorithm"},
 		{"alg HS256", func(_, head m) { head["alg"] = "HS256" }, "algorithm"},
 		{"unknown critical header", func(_, head m) { head["crit"] = []string{"x"}; head["x"] = 1 }, "verify"},
-		{"too long", set("name", strings.Repeat("a", maxIDToken)), "longer"},
+		{"too long", set("name", strings.Repeat("a", jose.MaxToken)), "longer"},
 		{"wrong at_hash", set("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), "access token"},
 		{"groups is an object", set("groups", m{"a": 1}), "groups"},
 		{"group is null", set("groups", []any{"a", nil}), "groups"},

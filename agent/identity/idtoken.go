@@ -16,15 +16,12 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// maxIDToken bounds the text of an ID token. go-oidc accepts megabytes.
-const maxIDToken = 64 << 10
-
 // verifyIDToken checks a token from the token endpoint by OpenID Connect Core 1.0, section
 // 3.1.3.7: signature, algorithm, issuer, audience and expiry through go-oidc, and here what
 // that leaves to its caller. It returns the identity the token speaks of.
 func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessToken, nonce string) (session.Identity, error) {
-	if len(raw) > maxIDToken {
-		return session.Identity{}, fmt.Errorf("is longer than %d bytes", maxIDToken)
+	if len(raw) > jose.MaxToken { // go-oidc accepts megabytes
+		return session.Identity{}, fmt.Errorf("is longer than %d bytes", jose.MaxToken)
 	}
 	if err := jose.CheckType(raw, jose.Untyped, jose.TypeJWT); err != nil {
 		return session.Identity{}, err

@@ -115,7 +115,7 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest)
 		return api.LoginStarted{}, unavailable(p)
 	}
 	lg := &login{
-		key: key, source: sourceOf(source), provider: p, redirect: to, secrets: s,
+		key: key, source: jose.SourceOf(source), provider: p, redirect: to, secrets: s,
 		start: digestOf(start), state: digestOf(s.state), expires: l.now().Add(loginLifetime),
 	}
 	if req.BindAddress {

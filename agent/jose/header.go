@@ -23,23 +23,36 @@ const (
 // CheckType admits tokens of the given types only, so that one that was signed for another purpose with the
 // same key is not taken for one of these (RFC 8725, section 3.11). It does not check the signature.
 func CheckType(token string, allowed ...string) error {
-	head, _, _ := strings.Cut(token, ".")
-	b, err := base64.RawURLEncoding.DecodeString(head)
+	h, err := header(token)
 	if err != nil {
-		return errors.New("header is not base64url")
+		return err
 	}
-	h, err := ParseClaims(b)
-	if err != nil {
-		return fmt.Errorf("header: %w", err)
-	}
-	typ, err := h.Text("typ")
+	return h.checkType(allowed)
+}
+
+func (c Claims) checkType(allowed []string) error {
+	typ, err := c.Text("typ")
 	if err != nil {
 		return err
 	}
 	if slices.Contains(allowed, strings.TrimPrefix(strings.ToLower(typ), "application/")) {
 		return nil
 	}
-	return fmt.Errorf("is of type %q, want %s", typ, nameTypes(allowed))
+	return fmt.Errorf("is of type %q, want %s", Printable(typ), nameTypes(allowed))
+}
+
+// header reads the first part of a token, unverified.
+func header(token string) (Claims, error) {
+	head, _, _ := strings.Cut(token, ".")
+	b, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		return nil, errors.New("header is not base64url")
+	}
+	h, err := ParseClaims(b)
+	if err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	return h, nil
 }
 
 // nameTypes lists types as people write them.

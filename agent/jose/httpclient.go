@@ -10,8 +10,6 @@ import (
 	"io"
 	"net/http"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // Timeout is how long a request to a provider may take in all.
@@ -19,15 +17,12 @@ const Timeout = 10 * time.Second
 
 // Limits on what a provider may cost us. Neither go-oidc nor x/oauth2 sets any.
 const (
-	maxBody          = 1 << 20
-	maxHead          = 64 << 10
-	keyFetchInterval = 10 * time.Second // once the burst is spent
-	keyFetchBurst    = 5
+	maxBody = 1 << 20
+	maxHead = 64 << 10
 )
 
 var (
 	errTooBig   = errors.New("the provider's answer is too big")
-	errKeyLimit = errors.New("signing keys were fetched a moment ago and are not fetched again yet")
 	errRedirect = errors.New("the provider answered with a redirect where none belongs")
 )
 
@@ -57,26 +52,6 @@ func Roots(pem []byte) (*x509.CertPool, error) {
 		return nil, errors.New("ca: holds no certificate in PEM")
 	}
 	return pool, nil
-}
-
-// limitKeyFetches returns a copy of c that sends only so many requests. It is for the key set,
-// which go-oidc fetches anew for every token that does not verify: 50 bad tokens were 50 fetches.
-func limitKeyFetches(c *http.Client) *http.Client {
-	limited := *c
-	limited.Transport = limitRate{c.Transport, rate.NewLimiter(rate.Every(keyFetchInterval), keyFetchBurst)}
-	return &limited
-}
-
-type limitRate struct {
-	next    http.RoundTripper
-	limiter *rate.Limiter
-}
-
-func (t limitRate) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !t.limiter.Allow() {
-		return nil, errKeyLimit
-	}
-	return t.next.RoundTrip(r)
 }
 
 type limitBody struct{ next http.RoundTripper }

@@ -28,3 +28,21 @@ func (c Claims) CheckIssued(now time.Time) (time.Time, error) {
 	}
 	return iat, nil
 }
+
+// CheckCurrent checks that the claims have not expired, without any leeway, and are good already. It returns
+// when they expire.
+func (c Claims) CheckCurrent(now time.Time) (expires time.Time, err error) {
+	exp, err1 := c.Instant("exp")
+	nbf, err2 := c.Instant("nbf")
+	switch err := errors.Join(err1, err2); {
+	case err != nil:
+		return time.Time{}, err
+	case exp.IsZero():
+		return time.Time{}, errors.New("claim exp is missing")
+	case !now.Before(exp):
+		return time.Time{}, fmt.Errorf("has expired %s ago", now.Sub(exp).Round(time.Second))
+	case nbf.After(now.Add(Leeway)):
+		return time.Time{}, fmt.Errorf("is not good before %s from now: are the clocks right?", nbf.Sub(now).Round(time.Second))
+	}
+	return exp, nil
+}

@@ -95,3 +95,45 @@ func TestAnswersAreBounded(t *testing.T) {
 		t.Error("a redirect was followed")
 	}
 }
+
+func TestDiscoveredKeys(t *testing.T) {
+	s := newKeyServer(t)
+	var doc atomic.Value
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/realm/.well-known/openid-configuration" {
+			_, _ = fmt.Fprint(w, doc.Load())
+		}
+	}))
+	defer issuer.Close()
+	name := issuer.URL + "/realm"
+	for _, tc := range []struct{ doc, want string }{
+		{fmt.Sprintf(`{"issuer":%q,"jwks_uri":%q}`, name, s.URL), ""},
+		{fmt.Sprintf(`{"issuer":%q,"jwks_uri":%q}`, name+"/", s.URL), "calls itself"},
+		{fmt.Sprintf(`{"issuer":%q,"Issuer":"x","jwks_uri":%q}`, name, s.URL), "same but for case"},
+		{fmt.Sprintf(`{"issuer":%q}`, name), "jwks_uri"},
+		{fmt.Sprintf(`{"issuer":%q,"jwks_uri":"http://elsewhere.example/"}`, name), "https"},
+		{`[]`, "not a JSON object"},
+	} {
+		doc.Store(tc.doc)
+		_, err := NewIssuerKeySet(name, NewHTTPClient(nil), time.Now).VerifySignature(t.Context(), s.sign(t, "k"))
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v; want %q", tc.doc, err, tc.want)
+		}
+	}
+}
+
+// TestAnswersStayOutOfErrors: go-oidc puts the whole answer into its error, and so into the log.
+func TestAnswersStayOutOfErrors(t *testing.T) {
+	token := newKeyServer(t).sign(t, "k")
+	for _, status := range []int{http.StatusOK, http.StatusForbidden} {
+		bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte("SECRET"))
+		}))
+		_, err := NewKeySet(bad.URL, NewHTTPClient(nil), time.Now).VerifySignature(t.Context(), token)
+		if err == nil || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%d: %v", status, err)
+		}
+		bad.Close()
+	}
+}
