@@ -163,3 +163,40 @@ func (c Claims) Subject() (string, error) {
 	}
 	return sub, nil
 }
+
+// Values returns the claims as they are for expressions: string, bool, int64 where a number is whole, float64
+// where it is not, nil, []any and map[string]any.
+func (c Claims) Values() (map[string]any, error) {
+	values := make(map[string]any, len(c))
+	for name, raw := range c {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber() // identifiers can be longer than a float64 is exact
+		var v any
+		if err := dec.Decode(&v); err != nil {
+			return nil, fmt.Errorf("claim %s: %w", name, err)
+		}
+		values[name] = plain(v)
+	}
+	return values, nil
+}
+
+// plain replaces the numbers within a JSON value.
+func plain(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if i, err := v.Int64(); err == nil {
+			return i
+		}
+		f, _ := v.Float64() // infinite if it is out of range
+		return f
+	case []any:
+		for i := range v {
+			v[i] = plain(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = plain(v[k])
+		}
+	}
+	return v
+}

@@ -28,6 +28,9 @@ func FuzzClaims(f *testing.F) {
 			_, _ = Texts(path, raw)
 		}
 		_, _ = c.Instant("iat")
+		if values, err := c.Values(); err != nil || len(values) != len(c) {
+			t.Fatalf("%q: values %v, %v", payload, values, err)
+		}
 		// What encoding/json, and so go-oidc, would read must be what was read here.
 		var loose struct {
 			Sub string `json:"sub"`

@@ -4,6 +4,8 @@ package jose
 
 import (
 	"fmt"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -100,5 +102,17 @@ func TestPrintable(t *testing.T) {
 	}
 	if got := Printable(strings.Repeat("ä", MaxText)); len(got) != MaxText || !IsPrintable(got) {
 		t.Errorf("a long text has %d bytes", len(got))
+	}
+}
+
+func TestValues(t *testing.T) {
+	c, err := ParseClaims([]byte(`{"s":"x","i":9007199254740993,"f":1.5,"big":1e400,"b":true,"n":null,"l":[1,{"a":2}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := c.Values()
+	want := map[string]any{"s": "x", "i": int64(9007199254740993), "f": 1.5, "big": math.Inf(1), "b": true, "n": nil, "l": []any{int64(1), map[string]any{"a": int64(2)}}}
+	if err != nil || !reflect.DeepEqual(have, want) {
+		t.Errorf("%#v, %v\nwant %#v", have, err, want)
 	}
 }
