@@ -14,6 +14,7 @@ const (
 	PathInfo          = "/v1/info"           // GET: AgentInfo; needs no certificate
 	PathLogin         = "/v1/login"          // POST LoginRequest: LoginStarted
 	PathLoginComplete = "/v1/login/complete" // POST LoginComplete: Session
+	PathLoginToken    = "/v1/login/token"    // POST LoginToken: Session
 	PathSession       = "/v1/session"        // GET: Session; DELETE: LoggedOut
 	PathServices      = "/v1/services"       // GET: []Service
 )
@@ -26,6 +27,9 @@ const (
 	CodeLoginInvalid    = "login-invalid"         // the sign-in is unknown, expired, used or another's
 	CodeChooseProvider  = "choose-provider"       // several providers are configured, or not this one
 	CodeProviderFailed  = "provider-failed"       // the provider refused, or its answer was refused
+	CodeTokenRefused    = "token-refused"         // a machine's token does not do here
+	CodeTokenUsed       = "token-used"            // a machine's token was used with another client key, or before its session was ended
+	CodeChooseMachine   = "choose-machine"        // several machines are configured for the token's issuer, or none
 	CodeMethod          = "method-not-allowed"    // the path exists, the method does not
 	CodeUnsupportedType = "unsupported-type"      // the body is not JSON
 )
@@ -67,6 +71,14 @@ type LoginStarted struct {
 // key that started the sign-in.
 type LoginComplete struct {
 	Code string `json:"code"`
+}
+
+// LoginToken trades a token of an issuer that the agent is configured to trust for a session of the
+// connection's client key. The same key may present its token again, or a newer one: the new session takes over
+// the connections of the old.
+type LoginToken struct {
+	Token   string `json:"token"`             // a JWT in compact form
+	Machine string `json:"machine,omitempty"` // the configured name; empty: found by the token's issuer
 }
 
 // Session is what a client may know about its own session.

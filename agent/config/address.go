@@ -86,12 +86,23 @@ func (d *document) checkURL(key, text string) {
 
 // checkIssuer checks a provider's issuer: https, or http on this host (for trying things out).
 func (d *document) checkIssuer(key, text string) {
+	if u, err := url.Parse(text); err == nil && u.RawQuery != "" {
+		d.wrong(key, fmt.Sprintf("%q is not an issuer", text), issuerHint)
+		return
+	}
+	d.checkSource(key, text, "an issuer", issuerHint)
+}
+
+const issuerHint = "an https URL without query, exactly as the provider says it"
+
+// checkSource checks a URL where something is fetched that decides who may sign in.
+func (d *document) checkSource(key, text, what, hint string) {
 	if text == "" {
 		return
 	}
 	u, err := url.Parse(text)
-	if err != nil || !isHostName(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		d.wrong(key, fmt.Sprintf("%q is not an issuer", text), "an https URL without query, exactly as the provider says it")
+	if err != nil || !isHostName(u.Hostname()) || u.Fragment != "" || u.User != nil {
+		d.wrong(key, fmt.Sprintf("%q is not %s", text, what), hint)
 		return
 	}
 	local := u.Hostname() == "localhost"

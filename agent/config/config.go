@@ -35,6 +35,7 @@ type Config struct {
 	BindAddress   BindAddress    `yaml:"bind_address"`
 	Cluster       Cluster        `yaml:"cluster"`
 	Providers     []Provider     `yaml:"providers"`
+	Machines      []Machine      `yaml:"machines"`
 	Services      []Service      `yaml:"services" required:"true"`
 }
 

@@ -43,6 +43,11 @@ func (p *Provider) setDefaults() {
 	p.GroupsClaim = "groups"
 }
 
+func (m *Machine) setDefaults() {
+	m.MaxAge = time.Hour
+	m.GroupsClaim = "groups"
+}
+
 func (s *Service) setDefaults() {
 	s.Protocol = ProtocolTCP
 	s.DialTimeout = 10 * time.Second

@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// examples returns the YAML blocks of docs/configuration.md, the reference last.
-func examples(t *testing.T) []string {
+// blocks returns the YAML blocks of a document.
+func blocks(t *testing.T, doc string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/configuration.md")
+	text, err := os.ReadFile("../../docs/" + doc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,6 +22,13 @@ func examples(t *testing.T) []string {
 			blocks = append(blocks, code)
 		}
 	}
+	return blocks
+}
+
+// examples returns the YAML blocks of docs/configuration.md, the reference last.
+func examples(t *testing.T) []string {
+	t.Helper()
+	blocks := blocks(t, "configuration.md")
 	if len(blocks) != 2 {
 		t.Fatalf("%d YAML blocks, want the smallest and the reference", len(blocks))
 	}
@@ -30,9 +37,26 @@ func examples(t *testing.T) []string {
 
 func TestExamplesLoad(t *testing.T) {
 	for _, text := range examples(t) {
-		if _, err := parse("docs/configuration.md", "/", []byte(text), Hooks{Compile: compile, SkipFiles: true}); err != nil {
+		if _, err := parse("docs/configuration.md", "/", []byte(text), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What docs/machines.md says about the configuration is right. What is not about it is for Kubernetes or a CI system.
+func TestMachineExamplesLoad(t *testing.T) {
+	n := 0
+	for _, text := range blocks(t, "machines.md") {
+		if !strings.HasPrefix(text, "machines:") {
+			continue
+		}
+		n++
+		if _, err := parse("docs/machines.md", "/", []byte(text+minimal), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d examples found", n)
 	}
 }
 
@@ -51,6 +75,8 @@ func TestReferenceIsComplete(t *testing.T) {
 	defaults.Services[0].IdleCounts = defaults.Sessions.IdleCounts
 	defaults.Providers = make([]Provider, 1)
 	defaults.Providers[0].setDefaults()
+	defaults.Machines = make([]Machine, 1)
+	defaults.Machines[0].setDefaults()
 	compareShown(t, d, "", reflect.ValueOf(*shown), reflect.ValueOf(*defaults))
 }
 
@@ -59,6 +85,9 @@ func compareShown(t *testing.T, d *document, key string, shown, def reflect.Valu
 	for i := range shown.NumField() {
 		name := shown.Type().Field(i).Tag.Get("yaml")
 		child, s, v := join(key, name), shown.Field(i), def.Field(i)
+		if child == "machines[0].jwks_file" { // excludes jwks_uri; it is in the comment there
+			continue
+		}
 		if d.keys[child] == nil {
 			t.Errorf("docs/configuration.md does not have %s", child)
 			continue

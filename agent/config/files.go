@@ -30,6 +30,10 @@ func (c *Config) filePaths() map[string]*string {
 		paths[key+"client_secret_file"] = &c.Providers[i].ClientSecretFile
 		paths[key+"ca_file"] = &c.Providers[i].CAFile
 	}
+	for i := range c.Machines {
+		key := fmt.Sprintf("machines[%d].", i)
+		paths[key+"jwks_file"], paths[key+"ca_file"] = &c.Machines[i].JWKSFile, &c.Machines[i].CAFile
+	}
 	for i := range c.Services {
 		if u := c.Services[i].UpstreamTLS; u != nil {
 			key := fmt.Sprintf("services[%d].upstream_tls.", i)
@@ -49,7 +53,7 @@ func (c *Config) resolve(dir string) {
 }
 
 // checkFiles notes files that cannot be used, or that give secrets away.
-func (d *document) checkFiles(c *Config) {
+func (d *document) checkFiles(c *Config, hooks Hooks) {
 	d.checkPair("tls", c.TLS.Certificate, c.TLS.Key)
 	for i, p := range c.Providers {
 		key := fmt.Sprintf("providers[%d].", i)
@@ -57,6 +61,11 @@ func (d *document) checkFiles(c *Config) {
 			d.wrong(key+"client_secret_file", p.ClientSecretFile+" is empty", "put the client secret into it")
 		}
 		d.checkCA(key+"ca_file", p.CAFile)
+	}
+	for i, m := range c.Machines {
+		key := fmt.Sprintf("machines[%d].", i)
+		d.checkKeysFile(key+"jwks_file", m.JWKSFile, hooks)
+		d.checkCA(key+"ca_file", m.CAFile)
 	}
 	for i, s := range c.Services {
 		if u := s.UpstreamTLS; u != nil {

@@ -86,7 +86,7 @@ func TestFiles(t *testing.T) {
 			if strings.Contains(name, "open configuration") {
 				return
 			}
-			if _, err := Load(filepath.Join(dir, "curfew.yaml"), Hooks{Compile: compile, SkipFiles: true}); err != nil {
+			if _, err := Load(filepath.Join(dir, "curfew.yaml"), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
 				t.Errorf("with SkipFiles: %v", err)
 			}
 		})

@@ -17,9 +17,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("? {a: b}\n: [c]\n"))
 	f.Add([]byte("services: [{name: a, upstream: 'a:1', allow: >\n  BAD}]"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c, err := parse("f.yaml", "/", text, Hooks{Compile: compile, SkipFiles: true})
+		c, err := parse("f.yaml", "/", text, Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true})
 		if err == nil {
-			if err := c.Validate(Hooks{Compile: compile, SkipFiles: true}); err != nil {
+			if err := c.Validate(Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
 				t.Fatalf("loaded, but not valid: %v", err)
 			}
 			return

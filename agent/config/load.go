@@ -22,6 +22,10 @@ type Hooks struct {
 	// Compile checks a policy. Errors in its result, or wrapped within, that are Positioned are
 	// reported at their place in the file. It must be set.
 	Compile func(expr string) error
+	// CompileClaims does the same for an expression over the claims of a token. It must be set.
+	CompileClaims func(expr string) error
+	// CheckKeys says what is wrong with the keys in a JWK Set. It must be set unless SkipFiles is.
+	CheckKeys func(jwks []byte) error
 	// SkipFiles leaves out the files that the configuration names: certificates, keys, secrets. It
 	// is for checking a configuration on another host than it is for.
 	SkipFiles bool

@@ -37,7 +37,15 @@ func compile(expr string) error {
 	return nil
 }
 
-var hooks = Hooks{Compile: compile}
+var hooks = Hooks{Compile: compile, CompileClaims: compile, CheckKeys: checkKeys}
+
+// checkKeys objects to keys that are not "good".
+func checkKeys(jwks []byte) error {
+	if !strings.Contains(string(jwks), "good") {
+		return errors.New("are bad")
+	}
+	return nil
+}
 
 func write(t *testing.T, name, text string, mode os.FileMode) string {
 	t.Helper()

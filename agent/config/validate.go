@@ -24,13 +24,14 @@ func (d *document) validate(c *Config, hooks Hooks) {
 	d.checkNode(c)
 	d.checkCluster(c)
 	d.checkProviders(c.Providers)
+	d.checkMachines(c, hooks)
 	for i := range c.Services {
 		d.checkService(fmt.Sprintf("services[%d]", i), &c.Services[i], c, hooks)
 	}
 	d.checkUnique("services", "service", len(c.Services), func(i int) string { return c.Services[i].Name })
 	d.checkListeners(c)
 	if !hooks.SkipFiles {
-		d.checkFiles(c)
+		d.checkFiles(c, hooks)
 	}
 }
 
@@ -41,6 +42,7 @@ var missing = map[string]string{
 	"services":  "a configuration needs at least one service",
 	"issuer":    "for example: issuer: https://accounts.example.com",
 	"client_id": "the provider gave one when curfew was registered there",
+	"audience":  "it is what the tokens are made for; for example: audience: curfew",
 }
 
 // checkTags checks what the tags of the schema say, in v and below.
@@ -142,13 +144,17 @@ func (d *document) checkNode(c *Config) {
 func (d *document) checkProviders(ps []Provider) {
 	for i, p := range ps {
 		key := fmt.Sprintf("providers[%d]", i)
-		if p.Name != "" && (!isLabel(p.Name) || len(p.Name) > maxProviderName) {
-			d.wrong(key+".name", fmt.Sprintf("%q cannot be a name", p.Name),
-				fmt.Sprintf("use up to %d lower-case letters, digits and hyphens", maxProviderName))
-		}
+		d.checkProviderName(key+".name", p.Name)
 		d.checkIssuer(key+".issuer", p.Issuer)
 	}
 	d.checkUnique("providers", "provider", len(ps), func(i int) string { return ps[i].Name })
+}
+
+func (d *document) checkProviderName(key, name string) {
+	if name != "" && (!isLabel(name) || len(name) > maxProviderName) {
+		d.wrong(key, fmt.Sprintf("%q cannot be a name", name),
+			fmt.Sprintf("use up to %d lower-case letters, digits and hyphens", maxProviderName))
+	}
 }
 
 func (d *document) checkService(key string, s *Service, c *Config, hooks Hooks) {

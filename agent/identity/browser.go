@@ -12,6 +12,7 @@ import (
 	"regexp"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/jose"
 )
 
 // Paths of the pages that the user's browser sees.
@@ -70,7 +71,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	to, err := h.cfg.Logins.Callback(r.Context(), callback{
 		provider: r.PathValue("provider"),
-		code:     q.Get("code"), state: q.Get("state"), iss: q.Get("iss"), err: printable(q.Get("error")),
+		code:     q.Get("code"), state: q.Get("state"), iss: q.Get("iss"), err: jose.Printable(q.Get("error")),
 		browser: secretOf(r),
 	})
 	if err != nil {

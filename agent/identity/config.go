@@ -3,16 +3,15 @@
 package identity
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/curfew-proxy/curfew/agent/jose"
 )
 
 // Config describes one OpenID provider and the agent's registration there.
@@ -39,11 +38,6 @@ type Config struct {
 	CA []byte
 }
 
-var asymmetric = []string{
-	oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512,
-	oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA,
-}
-
 var providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 // Validate says what is wrong with c, naming the field, or returns nil.
@@ -54,18 +48,14 @@ func (c *Config) Validate() error {
 	case c.ClientID == "":
 		return errors.New("client_id: missing")
 	}
-	if err := checkEndpoint(c.Issuer); err != nil {
+	if err := jose.CheckEndpoint(c.Issuer); err != nil {
 		return fmt.Errorf("issuer: %w", err)
 	}
 	if u, err := url.Parse(c.RedirectURL); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return fmt.Errorf("redirect_url %q: want https://HOST/callback/%s", c.RedirectURL, c.Name)
 	}
-	for _, alg := range c.Algorithms {
-		if !slices.Contains(asymmetric, alg) {
-			return fmt.Errorf("algorithms: %q is not one of %s", alg, strings.Join(asymmetric, ", "))
-		}
-	}
-	return nil
+	_, err := jose.Algorithms(c.Algorithms)
+	return err
 }
 
 func (c Config) withDefaults() Config {
@@ -78,42 +68,6 @@ func (c Config) withDefaults() Config {
 	if !slices.Contains(c.Scopes, oidc.ScopeOpenID) {
 		c.Scopes = append([]string{oidc.ScopeOpenID}, c.Scopes...)
 	}
-	if len(c.Algorithms) == 0 {
-		c.Algorithms = asymmetric
-	}
+	c.Algorithms, _ = jose.Algorithms(c.Algorithms) // has been validated
 	return c
-}
-
-// roots returns the pool of CA, or nil for the system's.
-func (c *Config) roots() (*x509.CertPool, error) {
-	if len(c.CA) == 0 {
-		return nil, nil
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(c.CA) {
-		return nil, errors.New("ca: holds no certificate in PEM")
-	}
-	return pool, nil
-}
-
-// checkEndpoint admits https URLs, and plain http to this host only, where nobody listens in.
-func checkEndpoint(raw string) error {
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return err
-	case u.Host == "" || u.User != nil || u.Fragment != "":
-		return fmt.Errorf("%q is not an absolute URL without user and fragment", raw)
-	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
-		return nil
-	}
-	return fmt.Errorf("%q: want https (http only to loopback)", raw)
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }

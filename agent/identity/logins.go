@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -114,7 +115,7 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest)
 		return api.LoginStarted{}, unavailable(p)
 	}
 	lg := &login{
-		key: key, source: sourceOf(source), provider: p, redirect: to, secrets: s,
+		key: key, source: jose.SourceOf(source), provider: p, redirect: to, secrets: s,
 		start: digestOf(start), state: digestOf(s.state), expires: l.now().Add(loginLifetime),
 	}
 	if req.BindAddress {
@@ -224,7 +225,7 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
 		l.cfg.Count(EventTokenRefused)
 		log.Warn("provider's answer refused", "error", err)
-		return lg.redirect.withError("token_refused", printable(err.Error())), nil
+		return lg.redirect.withError("token_refused", jose.Printable(err.Error())), nil
 	}
 	return l.issue(lg, signIn)
 }

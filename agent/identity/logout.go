@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -18,7 +19,7 @@ func (l *Logins) Logout(ctx context.Context, key session.Key) (s session.Session
 	if err != nil {
 		return session.Session{}, false, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*providerTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*jose.Timeout)
 	defer cancel() // the client may hang up as soon as it has asked; its session ends all the same
 	// Taken out first: whoever else is told of the end would revoke them without our knowing.
 	g, held := l.cfg.Vault.take(s.ID)

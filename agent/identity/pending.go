@@ -120,15 +120,3 @@ func (p *pending) victim(source netip.Prefix) (victim *login, full bool) {
 	}
 	return victim, true
 }
-
-// sourceOf returns what sign-ins are counted by: an IPv4 address, or the /64 that an IPv6 user
-// can fill at will.
-func sourceOf(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // the zero Addr gives the zero Prefix, which counts as one source
-	return p
-}

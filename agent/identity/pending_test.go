@@ -96,16 +96,3 @@ func TestLoginsAreBounded(t *testing.T) {
 		t.Errorf("after all have expired: %v, %d left", err, len(b.pending.byKey))
 	}
 }
-
-func TestSourceOf(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64",
-	} {
-		if got := sourceOf(netip.MustParseAddr(in)); got.String() != want {
-			t.Errorf("sourceOf(%s) = %s, want %s", in, got, want)
-		}
-	}
-	if got := sourceOf(netip.Addr{}); got != (netip.Prefix{}) {
-		t.Errorf("sourceOf(nothing) = %s", got)
-	}
-}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/time/rate"
 
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -53,7 +54,7 @@ type Provider struct {
 type metadata struct {
 	oauth      oauth2.Config
 	verifier   *oidc.IDTokenVerifier
-	keys       *keySet
+	keys       *jose.KeySet
 	revocation string // RFC 7009 endpoint, or empty
 	sendsIss   bool   // RFC 9207: iss must be in the authorization response
 }
@@ -69,13 +70,13 @@ func NewProvider(cfg Config, log *slog.Logger) (*Provider, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	roots, err := cfg.roots()
+	roots, err := jose.Roots(cfg.CA)
 	if err != nil {
 		return nil, err
 	}
 	return &Provider{
 		cfg:    cfg.withDefaults(),
-		client: newHTTPClient(roots),
+		client: jose.NewHTTPClient(roots),
 		log:    log.With("provider", cfg.Name),
 		now:    time.Now,
 		kick:   make(chan struct{}, 1),
@@ -162,22 +163,22 @@ func (d *discovery) check() error {
 	for name, endpoint := range map[string]string{
 		"authorization_endpoint": d.Authorization, "token_endpoint": d.Token, "jwks_uri": d.Keys,
 	} {
-		if err := checkEndpoint(endpoint); err != nil {
+		if err := jose.CheckEndpoint(endpoint); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	if d.Revocation == "" {
 		return nil
 	}
-	if err := checkEndpoint(d.Revocation); err != nil {
+	if err := jose.CheckEndpoint(d.Revocation); err != nil {
 		return fmt.Errorf("revocation_endpoint: %w", err)
 	}
 	return nil
 }
 
 func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
-	keys := newKeySet(doc.Keys, p.client, p.now)
-	if old := p.meta.Load(); old != nil && old.keys.url == doc.Keys {
+	keys := jose.NewKeySet(doc.Keys, p.client, p.now)
+	if old := p.meta.Load(); old != nil && old.keys.URL() == doc.Keys {
 		keys = old.keys // with its limiter
 	}
 	m := &metadata{
@@ -263,7 +264,7 @@ func withoutBody(err error) error {
 	if !errors.As(err, &answer) {
 		return err
 	}
-	code := printable(answer.ErrorCode)
+	code := jose.Printable(answer.ErrorCode)
 	if code == "" {
 		code = "no error code"
 	}

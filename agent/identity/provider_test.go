@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -138,11 +139,11 @@ func TestGroupsClaim(t *testing.T) {
 		{"groups", `{"_claim_names":{"address":"src1"}}`, nil, false},
 		{"groups", `{"groups":[1]}`, nil, true},
 	} {
-		c, err := parseClaims([]byte(tc.payload))
+		c, err := jose.ParseClaims([]byte(tc.payload))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := c.groups(tc.claim)
+		got, err := groupsOf(c, tc.claim)
 		if (err != nil) != tc.fails || !slices.Equal(got, tc.want) {
 			t.Errorf("groups(%s) of %s = %q, %v", tc.claim, tc.payload, got, err)
 		}

@@ -65,16 +65,26 @@ var (
 			cel.Variable("connections", cel.ListType(cel.ObjectType("policy.Connection"))),
 		)
 	})
+	claimsEnv = sync.OnceValues(func() (*cel.Env, error) {
+		return bareEnv(cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)))
+	})
 )
 
+// newEnv is the environment of expressions about sessions.
 func newEnv(opts ...cel.EnvOption) (*cel.Env, error) {
-	env, err := cel.NewEnv(append([]cel.EnvOption{
+	return bareEnv(append([]cel.EnvOption{
 		ext.NativeTypes(ext.ParseStructTag("json"),
 			reflect.TypeFor[session.Identity](), reflect.TypeFor[Service](),
 			reflect.TypeFor[Session](), reflect.TypeFor[Connection]()),
 		cel.Variable("identity", cel.ObjectType("session.Identity")),
 		cel.Variable("session", cel.ObjectType("policy.Session")),
 		cel.Variable("now", cel.TimestampType),
+	}, opts...)...)
+}
+
+// bareEnv has the language and its bounds, and no variables.
+func bareEnv(opts ...cel.EnvOption) (*cel.Env, error) {
+	env, err := cel.NewEnv(append([]cel.EnvOption{
 		ext.Network(), ext.Sets(), ext.Strings(),
 		cel.DefaultUTCTimeZone(true),
 		cel.ParserExpressionSizeLimit(maxExpression),

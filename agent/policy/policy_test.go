@@ -297,10 +297,18 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	policies := regexp.MustCompile("(?s)allow: '([^']*)'|allow: \\|\n(.*?)```").FindAllStringSubmatch(text, -1)
+	before, claims, _ := strings.Cut(text, "## Claims")
+	claims, _, _ = strings.Cut(claims, "\n## ")
+	allow := regexp.MustCompile("(?s)allow: '([^']*)'|allow: \\|\n(.*?)```")
+	policies, rules := allow.FindAllStringSubmatch(before, -1), allow.FindAllStringSubmatch(claims, -1)
 	selectors := regexp.MustCompile(`--where '([^']*)'`).FindAllStringSubmatch(text, -1)
-	if len(policies) < 2 || len(selectors) < 2 {
-		t.Fatalf("%d policies and %d selectors found", len(policies), len(selectors))
+	if len(policies) < 2 || len(rules) < 2 || len(selectors) < 2 {
+		t.Fatalf("%d policies, %d rules and %d selectors found", len(policies), len(rules), len(selectors))
+	}
+	for _, r := range rules {
+		if _, err := CompileClaims(r[1] + r[2]); err != nil {
+			t.Errorf("%s: %v", r[0], err)
+		}
 	}
 	for _, p := range policies {
 		if _, err := Compile(p[1] + p[2]); err != nil {

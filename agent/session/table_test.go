@@ -472,3 +472,16 @@ func TestIDText(t *testing.T) {
 		}
 	}
 }
+
+func TestCredentialText(t *testing.T) {
+	c := Credential{1, 2, 0xff}
+	var back Credential
+	if text, err := c.MarshalText(); err != nil || back.UnmarshalText(text) != nil || back != c {
+		t.Fatalf("%v, want %v", back, c)
+	}
+	for _, bad := range []string{"", "0102", c.String() + "00", "x" + c.String()[1:]} {
+		if back.UnmarshalText([]byte(bad)) == nil {
+			t.Errorf("%q accepted", bad)
+		}
+	}
+}

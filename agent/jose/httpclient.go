@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package identity
+package jose
 
 import (
 	"crypto/tls"
@@ -10,57 +10,48 @@ import (
 	"io"
 	"net/http"
 	"time"
-
-	"golang.org/x/time/rate"
 )
+
+// Timeout is how long a request to a provider may take in all.
+const Timeout = 10 * time.Second
 
 // Limits on what a provider may cost us. Neither go-oidc nor x/oauth2 sets any.
 const (
-	providerTimeout  = 10 * time.Second
-	maxProviderBody  = 1 << 20
-	maxProviderHead  = 64 << 10
-	keyFetchInterval = 10 * time.Second // once the burst is spent
-	keyFetchBurst    = 5
+	maxBody = 1 << 20
+	maxHead = 64 << 10
 )
 
 var (
 	errTooBig   = errors.New("the provider's answer is too big")
-	errKeyLimit = errors.New("signing keys were fetched a moment ago and are not fetched again yet")
 	errRedirect = errors.New("the provider answered with a redirect where none belongs")
 )
 
-// newHTTPClient returns the client for all requests to a provider.
-func newHTTPClient(roots *x509.CertPool) *http.Client {
+// NewHTTPClient returns the client for all requests to a provider: bounded in time and size, without
+// redirects. Its certificate is checked against roots, or the system's if that is nil.
+func NewHTTPClient(roots *x509.CertPool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	transport.MaxResponseHeaderBytes = maxProviderHead
+	transport.MaxResponseHeaderBytes = maxHead
 	return &http.Client{
 		Transport: limitBody{transport},
-		Timeout:   providerTimeout,
+		Timeout:   Timeout,
 		CheckRedirect: func(req *http.Request, _ []*http.Request) error {
 			return fmt.Errorf("%w: to %s", errRedirect, req.URL.Host)
 		},
 	}
 }
 
-// limitKeyFetches returns a copy of c that sends only so many requests. It is for the key set,
-// which go-oidc fetches anew for every token that does not verify: 50 bad tokens were 50 fetches.
-func limitKeyFetches(c *http.Client) *http.Client {
-	limited := *c
-	limited.Transport = limitRate{c.Transport, rate.NewLimiter(rate.Every(keyFetchInterval), keyFetchBurst)}
-	return &limited
-}
-
-type limitRate struct {
-	next    http.RoundTripper
-	limiter *rate.Limiter
-}
-
-func (t limitRate) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !t.limiter.Allow() {
-		return nil, errKeyLimit
+// Roots returns the certificates in a PEM file for NewHTTPClient, or nil for the system's if it is empty.
+// Text without any certificate is an error.
+func Roots(pem []byte) (*x509.CertPool, error) {
+	if len(pem) == 0 {
+		return nil, nil
 	}
-	return t.next.RoundTrip(r)
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("ca: holds no certificate in PEM")
+	}
+	return pool, nil
 }
 
 type limitBody struct{ next http.RoundTripper }
@@ -70,11 +61,11 @@ func (t limitBody) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.ContentLength > maxProviderBody {
+	if resp.ContentLength > maxBody {
 		_ = resp.Body.Close() // it is refused anyway
 		return nil, errTooBig
 	}
-	resp.Body = &limitedBody{resp.Body, maxProviderBody}
+	resp.Body = &limitedBody{resp.Body, maxBody}
 	return resp, nil
 }
 

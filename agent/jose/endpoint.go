@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jose
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+)
+
+// CheckEndpoint admits https URLs, and plain http to this host only, where nobody listens in.
+func CheckEndpoint(raw string) error {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return err
+	case u.Host == "" || u.User != nil || u.Fragment != "":
+		return fmt.Errorf("%q is not an absolute URL without user and fragment", raw)
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+		return nil
+	}
+	return fmt.Errorf("%q: want https (http only to loopback)", raw)
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
