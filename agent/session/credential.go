@@ -21,8 +21,10 @@ func CredentialOf(issuer, unique string) Credential {
 // IsZero reports whether c names nothing.
 func (c Credential) IsZero() bool { return c == Credential{} }
 
+func (c Credential) String() string { return hex.EncodeToString(c[:]) }
+
 // MarshalText and UnmarshalText make a Credential a JSON string of hexadecimal digits.
-func (c Credential) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, c[:]), nil }
+func (c Credential) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (c *Credential) UnmarshalText(b []byte) error {
