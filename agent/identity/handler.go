@@ -22,6 +22,7 @@ type Services interface {
 type HandlerConfig struct {
 	Name, Version string // of the agent
 	Logins        *Logins
+	Machines      *Machines // nil: no tokens are taken
 	Services      Services
 	Clock         session.Clock
 }
@@ -42,6 +43,9 @@ func NewHandler(cfg HandlerConfig) *Handler {
 	h.mux.Handle(api.PathInfo, methods{"GET": h.info})
 	h.mux.Handle(api.PathLogin, methods{"POST": h.withKey(h.login)})
 	h.mux.Handle(api.PathLoginComplete, methods{"POST": h.withKey(h.complete)})
+	if cfg.Machines != nil {
+		h.mux.Handle(api.PathLoginToken, methods{"POST": h.withKey(h.token)})
+	}
 	h.mux.Handle(api.PathSession, methods{"GET": h.withKey(h.session), "DELETE": h.withKey(h.logout)})
 	h.mux.Handle(api.PathServices, methods{"GET": h.withKey(h.services)})
 	h.mux.Handle("/v1/", http.HandlerFunc(notFound))
@@ -103,7 +107,7 @@ func (h *Handler) info(w http.ResponseWriter, _ *http.Request) {
 
 func (h *Handler) login(w http.ResponseWriter, r *http.Request, key session.Key) error {
 	var req api.LoginRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(w, r, maxBody, &req); err != nil {
 		return err
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
@@ -117,10 +121,24 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request, key session.Key)
 
 func (h *Handler) complete(w http.ResponseWriter, r *http.Request, key session.Key) error {
 	var req api.LoginComplete
-	if err := readJSON(w, r, &req); err != nil {
+	if err := readJSON(w, r, maxBody, &req); err != nil {
 		return err
 	}
 	s, err := h.cfg.Logins.Complete(r.Context(), key, req.Code)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, h.describe(s))
+	return nil
+}
+
+func (h *Handler) token(w http.ResponseWriter, r *http.Request, key session.Key) error {
+	var req api.LoginToken
+	if err := readJSON(w, r, maxTokenBody, &req); err != nil {
+		return err
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	s, err := h.cfg.Machines.SignIn(r.Context(), key, from.Addr(), req)
 	if err != nil {
 		return err
 	}

@@ -36,11 +36,16 @@ type NewSession struct {
 	Method   string // see session.Session
 	// BindAddrs are source addresses to be admitted to plain listeners; see session.Session.
 	BindAddrs []netip.Addr
+	// Credential is the token that a machine signed in with; zero for people. It makes sessions for one key only.
+	Credential session.Credential
+	// NotAfter ends the session, if it is not zero, where the configured timeout is later.
+	NotAfter time.Time
 }
 
 // Sessions is the session table, as far as signing in and out needs it.
 type Sessions interface {
-	// Create makes a session. A session.Refusal or session.ErrTooMany is told to the user.
+	// Create makes a session. A session.Refusal, session.ErrTooMany or session.ErrCredentialUsed is told to the
+	// user. A live session of the same key and identity is superseded.
 	Create(ctx context.Context, s NewSession) (session.Session, error)
 	// ByKey returns the newest session of a client key, also when it has ended (Ended is set, or
 	// the error is a session.EndedError). It returns session.ErrUnknownKey if there is none.
@@ -375,6 +380,9 @@ func refusedSession(err error) error {
 		return &api.Error{Code: api.CodeForbidden, Message: refusal.Error(), Cause: err}
 	case errors.Is(err, session.ErrTooMany):
 		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err}
+	case errors.Is(err, session.ErrKeyInUse), errors.Is(err, session.ErrNotFound): // nothing that it could follow
+		return &api.Error{Code: api.CodeForbidden, Message: "this client key has a live session of somebody else", Cause: err,
+			Hint: "sign out first, or sign in with a fresh key"}
 	}
 	return fmt.Errorf("create session: %w", err)
 }

@@ -40,12 +40,8 @@ func (l *Logins) Logout(ctx context.Context, key session.Key) (s session.Session
 
 // sessionOf returns the session of a client key, live or ended.
 func (l *Logins) sessionOf(key session.Key) (session.Session, error) {
-	s, err := l.cfg.Sessions.ByKey(key)
-	var ended *session.EndedError
+	s, err := newestOf(l.cfg.Sessions, key)
 	switch {
-	case errors.As(err, &ended):
-		s.ID, s.Ended = ended.ID, &ended.End
-		return s, nil
 	case errors.Is(err, session.ErrUnknownKey):
 		return s, &api.Error{Code: api.CodeUnknownKey, Message: "no session is known for this client key",
 			Hint: "run `curfew login`"}
@@ -53,4 +49,15 @@ func (l *Logins) sessionOf(key session.Key) (session.Session, error) {
 		return s, fmt.Errorf("look up session: %w", err)
 	}
 	return s, nil
+}
+
+// newestOf returns the newest session of a client key, with Ended set if it is over.
+func newestOf(sessions Sessions, key session.Key) (session.Session, error) {
+	s, err := sessions.ByKey(key)
+	var ended *session.EndedError
+	if errors.As(err, &ended) {
+		s.ID, s.Ended = ended.ID, &ended.End
+		return s, nil
+	}
+	return s, err
 }

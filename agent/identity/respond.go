@@ -12,10 +12,14 @@ import (
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/jose"
 )
 
-// maxBody bounds the body of a request.
-const maxBody = 16 << 10
+// Bounds on the body of a request, and of one that has a token in it.
+const (
+	maxBody      = 16 << 10
+	maxTokenBody = jose.MaxToken + 4<<10
+)
 
 // methods serves one path by method.
 type methods map[string]http.HandlerFunc
@@ -47,11 +51,11 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 	writeError(w, &api.Error{Code: api.CodeNotFound, Message: "there is nothing at this path"})
 }
 
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
 		return &api.Error{Code: api.CodeUnsupportedType, Message: "the body must be application/json"}
 	}
-	return decodeBody(http.MaxBytesReader(w, r.Body, maxBody), v)
+	return decodeBody(http.MaxBytesReader(w, r.Body, limit), v)
 }
 
 // decodeBody reads exactly one JSON object with no fields that v does not have.
@@ -77,11 +81,12 @@ func writeError(w http.ResponseWriter, e *api.Error) { writeJSON(w, statusOf(e.C
 
 func statusOf(code string) int {
 	switch code {
-	case api.CodeBadRequest, api.CodeChooseProvider:
+	case api.CodeBadRequest, api.CodeChooseProvider, api.CodeChooseMachine:
 		return http.StatusBadRequest
 	case api.CodeNoCertificate:
 		return http.StatusUnauthorized
-	case api.CodeForbidden, api.CodeLoginInvalid, api.CodeSessionEnded, api.CodeProviderFailed:
+	case api.CodeForbidden, api.CodeLoginInvalid, api.CodeSessionEnded, api.CodeProviderFailed,
+		api.CodeTokenRefused, api.CodeTokenUsed:
 		return http.StatusForbidden
 	case api.CodeNotFound, api.CodeUnknownKey:
 		return http.StatusNotFound
