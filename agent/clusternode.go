@@ -75,6 +75,13 @@ func (n *clusterNode) changed(r session.Record) {
 	}
 }
 
+// validated is session.TableConfig.OnValidate.
+func (n *clusterNode) validated(r session.Record) {
+	if n.engine != nil {
+		n.engine.Validated(r)
+	}
+}
+
 // ended is part of session.TableConfig.OnEnd.
 func (n *clusterNode) ended(e session.Ending) {
 	if n != nil && n.engine != nil {

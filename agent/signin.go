@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/config"
@@ -19,6 +20,7 @@ import (
 // signIns implements identity.Sessions and identity.Services on the session table.
 type signIns struct {
 	table     *session.Table
+	clock     session.Clock
 	observe   *observer
 	config    func() *bundle
 	heed      func() error // what kill --local ended is older than what is created from now on
@@ -35,11 +37,19 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
-	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}
+	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
+		SID: n.SID, Credential: n.Credential}
+	if !n.Authenticated.IsZero() {
+		wanted.Born = session.OriginTime(s.clock.Boot().Add(-time.Since(n.Authenticated)))
+	}
+	absolute := c.Sessions.AbsoluteTimeout
+	if !n.NotAfter.IsZero() {
+		absolute = min(absolute, n.NotAfter.Sub(s.clock.Wall()))
+	}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
-	made, err := s.table.Create(wanted, c.Sessions.AbsoluteTimeout)
+	made, err := s.table.Create(wanted, absolute)
 	if err != nil {
 		return session.Session{}, err
 	}
