@@ -114,6 +114,9 @@ func loadBundle(o Options, to *os.File) error {
 		return err
 	}
 	b.Join = o.Join
+	if b.VaultKey, err = vaultKey(c.Run); err != nil {
+		return err
+	}
 	return b.write(to)
 }
 

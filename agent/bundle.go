@@ -23,6 +23,8 @@ type bundle struct {
 	Config *config.Config    `json:"config"`
 	Files  map[string][]byte `json:"files"` // by path, as the configuration spells it
 	Join   string            `json:"join"`  // the token of a cluster to join, or empty
+	// VaultKey seals what providers have given.
+	VaultKey []byte `json:"vault_key"`
 }
 
 // newBundle reads the files that c names. The caller may be root, the reader of the bundle is not.

@@ -72,17 +72,18 @@ type proxyProcess struct {
 	described  *described
 
 	// What is done about it.
-	gate       *gate
-	terminator *terminator
-	cert       *servercert.Source
-	providers  []*identity.Provider
-	vault      *identity.Vault
-	logins     *identity.Logins
-	view       *view
-	act        *actor
-	control    *control.Server
-	api        *apiListener
-	proxy      *proxy.Proxy
+	gate        *gate
+	terminator  *terminator
+	cert        *servercert.Source
+	providers   []*identity.Provider
+	vault       *identity.Vault
+	logins      *identity.Logins
+	revalidator *identity.Revalidator
+	view        *view
+	act         *actor
+	control     *control.Server
+	api         *apiListener
+	proxy       *proxy.Proxy
 }
 
 // RunProxy is the proxy process: it serves until the enforcer tells it to drain, or ctx is done. It
@@ -339,7 +340,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
-		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.proxy.Run,
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.proxy.Run,
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },

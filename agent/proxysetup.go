@@ -52,6 +52,11 @@ func (p *proxyProcess) setUpSignIn() error {
 		p.providers = append(p.providers, provider)
 	}
 	p.vault = identity.NewVault(p.log, p.metrics.Login)
+	live := func(id session.ID) bool { _, err := p.table.ByID(id); return err == nil }
+	if err := p.vault.Keep(b.VaultKey, p.store, p.providers, live); err != nil {
+		return err
+	}
+	p.revalidator = &identity.Revalidator{Providers: p.providers, Vault: p.vault, Sessions: p.signIns(), Validator: p.signIns(), Log: p.log, Count: p.metrics.Login}
 	p.logins = identity.NewLogins(identity.LoginsConfig{
 		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
 	})

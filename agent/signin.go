@@ -72,6 +72,17 @@ func (s *signIns) End(_ context.Context, id session.ID, end session.End) error {
 	return err
 }
 
+// Validate implements identity.Validator.
+func (s *signIns) Validate(id session.ID, who session.Identity) error {
+	return s.table.Validate(id, who)
+}
+
+// Identity implements identity.Validator.
+func (s *signIns) Identity(id session.ID) (session.Identity, bool) {
+	v, err := s.table.ByID(id)
+	return v.Identity, err == nil
+}
+
 // ServicesFor implements identity.Services.
 func (s *signIns) ServicesFor(v session.Session, source netip.AddrPort) []api.Service {
 	var list []api.Service

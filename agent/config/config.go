@@ -117,7 +117,15 @@ type Provider struct {
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
 	// FrontChannelLogout lets whoever knows the provider's name of a session end it: for providers that cannot tell
 	// the agent itself.
-	FrontChannelLogout bool `yaml:"front_channel_logout"`
+	FrontChannelLogout bool       `yaml:"front_channel_logout"`
+	Revalidate         Revalidate `yaml:"revalidate"`
+}
+
+// Revalidate is how often the provider is asked whether it stands by a session that it began, with the refresh token
+// that it gave; without one it cannot be asked.
+type Revalidate struct {
+	Every time.Duration `yaml:"every"` // 0: never
+	Grace time.Duration `yaml:"grace"` // how long it may not answer, beyond every; 0: for ever
 }
 
 // Service is a TCP service behind the gateway.

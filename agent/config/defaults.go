@@ -41,6 +41,7 @@ func Default() *Config {
 func (p *Provider) setDefaults() {
 	p.Scopes = []string{"profile", "email"}
 	p.GroupsClaim = "groups"
+	p.Revalidate = Revalidate{Every: 10 * time.Minute, Grace: time.Hour}
 }
 
 func (m *Machine) setDefaults() {

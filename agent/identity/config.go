@@ -32,7 +32,8 @@ type Config struct {
 	// (OpenID Connect Core 1.0, section 3.1.3.7, rule 3).
 	TrustedAudiences []string
 	// Algorithms that may sign ID tokens; default: all asymmetric ones.
-	Algorithms []string
+	Algorithms   []string
+	Revalidation Revalidation
 	// FrontChannelLogout takes the word of whoever knows a session's sid that it is over: for providers that tell nobody
 	// but the browser.
 	FrontChannelLogout bool

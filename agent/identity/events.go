@@ -25,6 +25,11 @@ const (
 	EventLogout             = "logout"              //
 	EventProviderLogout     = "provider-logout"     // the provider signed somebody out
 	EventLogoutRefused      = "logout-refused"      // somebody said that the provider had, not convincingly
+	EventRevalidated        = "revalidated"         // the provider stands by a session
+	EventRevalidateRevoked  = "revalidate-revoked"  // it does not
+	EventRevalidateFailed   = "revalidate-failed"   // it cannot be asked
+	EventSealFailed         = "seal-failed"         // tokens could not be stored
+	EventSealLost           = "seal-lost"           // stored tokens could not be opened
 	EventRevoked            = "tokens-revoked"      //
 	EventRevokeFailed       = "revoke-failed"       // it will be tried again
 	EventRevokeGaveUp       = "revoke-gave-up"      // wiped unrevoked

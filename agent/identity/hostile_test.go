@@ -154,10 +154,10 @@ func TestIDTokens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, _, err := p.verifyIDToken(t.Context(), p.meta.Load(), h.key.Sign(t, header, string(payload)), "access", testNonce)
+			in, err := p.signedIn(t.Context(), p.meta.Load(), h.key.Sign(t, header, string(payload)), "access", testNonce)
 			if tc.want == "" {
-				if err != nil || id.Subject != "alice" || id.Issuer != h.URL {
-					t.Errorf("verify = %+v, %v", id, err)
+				if err != nil || in.Identity.Subject != "alice" || in.Identity.Issuer != h.URL {
+					t.Errorf("verify = %+v, %v", in, err)
 				}
 				return
 			}
@@ -190,7 +190,7 @@ func TestDuplicateClaims(t *testing.T) {
 	for _, extra := range []string{`"sub":"root"`, `"Nonce":"x"`, `"azp":"us","AZP":"them"`} {
 		payload := strings.TrimSuffix(string(good), "}") + "," + extra + "}"
 		tok := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, payload)
-		if _, _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
+		if _, err := p.signedIn(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
 			t.Errorf("%s was accepted", payload)
 		}
 	}

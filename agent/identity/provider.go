@@ -56,6 +56,7 @@ type metadata struct {
 	verifier   *oidc.IDTokenVerifier
 	keys       *jose.KeySet
 	revocation string // RFC 7009 endpoint, or empty
+	userinfo   string // or empty
 	sendsIss   bool   // RFC 9207: iss must be in the authorization response
 }
 
@@ -156,6 +157,7 @@ type discovery struct {
 	Token         string   `json:"token_endpoint"`
 	Keys          string   `json:"jwks_uri"`
 	Revocation    string   `json:"revocation_endpoint"`
+	UserInfo      string   `json:"userinfo_endpoint"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
 	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
@@ -169,11 +171,13 @@ func (d *discovery) check() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if d.Revocation == "" {
-		return nil
-	}
-	if err := jose.CheckEndpoint(d.Revocation); err != nil {
-		return fmt.Errorf("revocation_endpoint: %w", err)
+	for name, endpoint := range map[string]string{"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo} {
+		if endpoint == "" {
+			continue
+		}
+		if err := jose.CheckEndpoint(endpoint); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -186,6 +190,7 @@ func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
 	m := &metadata{
 		keys:       keys,
 		revocation: doc.Revocation,
+		userinfo:   doc.UserInfo,
 		sendsIss:   doc.SendsIss,
 		verifier: oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
 			ClientID: p.cfg.ClientID, SupportedSigningAlgs: p.cfg.Algorithms, Now: p.now,
@@ -254,11 +259,28 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 	if raw == "" {
 		return SignIn{Tokens: tokens}, errors.New("the provider sent no ID token")
 	}
-	id, sid, err := p.verifyIDToken(ctx, m, raw, tok.AccessToken, s.nonce)
+	signIn, err := p.signedIn(ctx, m, raw, tok.AccessToken, s.nonce)
 	if err != nil {
 		return SignIn{Tokens: tokens}, fmt.Errorf("ID token: %w", err)
 	}
-	return SignIn{Identity: id, SID: sid, At: asked, Tokens: tokens}, nil
+	signIn.At, signIn.Tokens = asked, tokens
+	return signIn, nil
+}
+
+// signedIn is who the ID token of a sign-in speaks of.
+func (p *Provider) signedIn(ctx context.Context, m *metadata, raw, accessToken, nonce string) (s SignIn, err error) {
+	c, err := p.verifyIDToken(ctx, m, raw, accessToken)
+	if err == nil {
+		err = checkNonce(c, nonce)
+	}
+	if err != nil {
+		return SignIn{}, err
+	}
+	if s.SID, err = sidOf(c); err != nil {
+		return SignIn{}, err
+	}
+	s.Identity, err = describe(c, p.cfg.Issuer, p.cfg.GroupsClaim)
+	return s, err
 }
 
 // withoutBody keeps the provider's raw answer, which may hold anything, out of logs and pages.

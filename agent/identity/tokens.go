@@ -2,6 +2,8 @@
 
 package identity
 
+import "bytes"
+
 // Tokens are what a provider issued at a sign-in. They stay in this package's memory, are sent
 // to nobody but that provider, and are wiped when their session ends.
 //
@@ -17,6 +19,10 @@ func (t *Tokens) Wipe() {
 		clear(*b)
 		*b = nil
 	}
+}
+
+func (t *Tokens) clone() Tokens {
+	return Tokens{bytes.Clone(t.Refresh), bytes.Clone(t.Access), bytes.Clone(t.IDToken)}
 }
 
 // Empty reports whether there is nothing to revoke.

@@ -21,13 +21,13 @@ const (
 	revokeBackoff  = 2 * time.Second // grows fourfold: tries span about three minutes
 )
 
-// Vault holds the provider's tokens of live sessions, in memory only: an agent that restarts has
-// lost them, and can neither revoke nor refresh what it issued before. It is safe for concurrent
+// Vault holds the provider's tokens of live sessions, in memory and, sealed, on the disk. It is safe for concurrent
 // use. Whoever puts tokens in gives them away.
 type Vault struct {
 	log   *slog.Logger
 	count func(event string)
 	wake  chan struct{}
+	seal  *sealer // nil: in memory only
 
 	mu    sync.Mutex // guards the fields below
 	held  map[session.ID]grant
@@ -41,18 +41,46 @@ type grant struct {
 	tokens   Tokens
 	attempts int
 	due      time.Time
+
+	// Of a session that lives; see Revalidator.
+	asked    time.Time // when the provider last said that the grant is good
+	next     time.Time // when to ask again
+	asking   bool
+	failures int // since it last answered
 }
 
-// NewVault returns an empty vault. count, which may be nil, is told of each revocation.
+// NewVault returns an empty vault that keeps tokens in memory only. count, which may be nil, is told of each
+// revocation.
 func NewVault(log *slog.Logger, count func(event string)) *Vault {
 	return &Vault{log: log, count: orIgnore(count), wake: make(chan struct{}, 1), held: map[session.ID]grant{}}
 }
 
 // Put keeps the tokens of a session until its end.
 func (v *Vault) Put(id session.ID, p *Provider, tokens Tokens) {
+	g := grant{session: id, provider: p, tokens: tokens, asked: time.Now()}
+	copied := g
+	copied.tokens = g.tokens.clone() // whoever takes it out may wipe it at any time
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.held[id] = grant{session: id, provider: p, tokens: tokens}
+	v.held[id] = g
+	v.mu.Unlock()
+	v.persist(copied)
+}
+
+// persist seals what a grant has onto the disk, unless its session has ended meanwhile, and wipes it. Without that the
+// session goes on, until the agent restarts.
+func (v *Vault) persist(g grant) {
+	err := v.seal.put(&g)
+	g.tokens.Wipe()
+	v.mu.Lock()
+	_, held := v.held[g.session]
+	v.mu.Unlock()
+	if !held {
+		v.seal.forget(g.session)
+	}
+	if err != nil {
+		v.count(EventSealFailed)
+		v.log.Error("tokens not stored: after a restart the provider cannot be asked about the session", "session", g.session, "error", err)
+	}
 }
 
 // Take removes and returns the tokens of a session, and the provider that issued them. The
@@ -167,6 +195,7 @@ func (v *Vault) work(ctx context.Context, g grant) {
 	g.attempts++
 	if g.attempts >= revokeAttempts {
 		g.tokens.Wipe()
+		v.seal.forget(g.session)
 		v.count(EventRevokeGaveUp)
 		v.log.Error("tokens wiped without being revoked", "session", g.session, "provider", g.provider.Name())
 		return
@@ -179,8 +208,10 @@ func (v *Vault) revoke(ctx context.Context, g *grant) error {
 	err := g.provider.Revoke(ctx, &g.tokens)
 	switch {
 	case err == nil:
+		v.seal.forget(g.session)
 		v.count(EventRevoked)
 	case errors.Is(err, ErrCannotRevoke):
+		v.seal.forget(g.session)
 		v.count(EventRevokeImpossible)
 	default:
 		v.count(EventRevokeFailed)

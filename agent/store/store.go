@@ -35,6 +35,7 @@ var (
 	bucketSessions = []byte("sessions")
 	bucketMeta     = []byte("meta")
 	bucketMarks    = []byte("watermarks")
+	bucketTokens   = []byte("tokens")
 	keyFormat      = []byte("format")
 	keyWall        = []byte("wall") // latest wall clock seen
 )
@@ -69,7 +70,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	pending map[session.ID]*session.Session // nil: delete
-	gone    []session.Watermark             // to be deleted
+	gone    deletions
 }
 
 // Open opens or creates the file, checks all of it, and applies what the journal holds. Returns an
@@ -124,8 +125,10 @@ func (s *Store) prepare() error {
 		if _, err := tx.CreateBucketIfNotExists(bucketSessions); err != nil {
 			return err
 		}
-		if _, err := tx.CreateBucketIfNotExists(bucketMarks); err != nil {
-			return err
+		for _, name := range [][]byte{bucketMarks, bucketTokens} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
 		}
 		switch have := meta.Get(keyFormat); {
 		case have == nil, string(have) == oldFormat:
@@ -218,9 +221,9 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) flush() error {
 	s.mu.Lock()
 	batch, gone := s.pending, s.gone
-	s.pending, s.gone = map[session.ID]*session.Session{}, nil
+	s.pending, s.gone = map[session.ID]*session.Session{}, deletions{}
 	s.mu.Unlock()
-	if len(batch) == 0 && len(gone) == 0 {
+	if len(batch) == 0 && gone.empty() {
 		return nil
 	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
@@ -233,14 +236,14 @@ func (s *Store) flush() error {
 				return err
 			}
 		}
-		return deleteMarks(tx, gone)
+		return gone.apply(tx)
 	})
 	if err == nil {
 		return s.journal.clearIfApplied(s)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone = append(s.gone, gone...)
+	s.gone.add(gone)
 	for id, v := range batch {
 		if newer, ok := s.pending[id]; !ok || (newer != nil && newer.Ended == nil && v != nil && v.Ended != nil) {
 			s.pending[id] = v

@@ -45,23 +45,7 @@ func (s *Store) SaveWatermark(w session.Watermark) error {
 func (s *Store) DeleteWatermarkSoon(w session.Watermark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone = append(s.gone, w)
-}
-
-// deleteMarks deletes watermarks, unless they have been raised again.
-func deleteMarks(tx *bbolt.Tx, gone []session.Watermark) error {
-	b := tx.Bucket(bucketMarks)
-	for i := range gone {
-		key := markKey(&gone[i])
-		m, err := decodeWatermark(b.Get(key))
-		if err != nil || m.Before > gone[i].Before {
-			continue // it is not there, or newer
-		}
-		if err := b.Delete(key); err != nil {
-			return err
-		}
-	}
-	return nil
+	s.gone.marks = append(s.gone.marks, w)
 }
 
 // markKey is where a watermark stands in the file. One that is about no session of a provider's has the key that it had

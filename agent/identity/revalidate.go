@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// Revalidation is how often a provider is asked whether it still stands by its word, and for how long its silence is
+// borne.
+type Revalidation struct {
+	Every time.Duration // zero: never
+	// Grace is how long a session may go on, beyond Every, while the provider does not answer; zero: for ever.
+	Grace time.Duration
+}
+
+// Overdue is how long after the provider's last word a session ends for want of another; zero: never.
+func (r Revalidation) Overdue() time.Duration {
+	if r.Every == 0 || r.Grace == 0 {
+		return 0
+	}
+	return r.Every + r.Grace
+}
+
+// Validator takes note that a provider stands by a session, and what it says of the user now.
+type Validator interface {
+	// Validate is session.Table.Validate.
+	Validate(id session.ID, who session.Identity) error
+	// Identity returns what is known of the user of a live session.
+	Identity(id session.ID) (session.Identity, bool)
+}
+
+const (
+	revalidators   = 8
+	revalidateRest = 30 * time.Second // after the first failure; doubles
+)
+
+// Revalidator asks providers, with the refresh tokens in the vault, whether they stand by the sessions that they began: a
+// grant that is good no longer ends its session at once, and an outage when its grace is over. The agent that
+// holds the tokens of a session is the only one that asks. Run it; Ask may be called by anyone.
+type Revalidator struct {
+	Providers []*Provider
+	Vault     *Vault
+	Sessions  Sessions
+	Validator Validator
+	Log       *slog.Logger
+	Count     func(event string)
+}
+
+// Run asks until ctx is done. It returns nil.
+func (r *Revalidator) Run(ctx context.Context) error {
+	tick := time.NewTicker(r.pace())
+	defer tick.Stop()
+	var workers errgroup.Group
+	defer func() { _ = workers.Wait() }() // workers return no error
+	workers.SetLimit(revalidators)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			for _, g := range r.Vault.begin(func(g *grant) bool { return !g.next.IsZero() && !now.Before(g.next) }) {
+				workers.Go(func() error { r.ask(ctx, g); return nil })
+			}
+		}
+	}
+}
+
+// Ask asks the provider about sessions now, and returns when it has answered, how many of them were to be asked about.
+func (r *Revalidator) Ask(ctx context.Context, which func(session.ID) bool) int {
+	list := r.Vault.begin(func(g *grant) bool { return which(g.session) })
+	var workers errgroup.Group
+	workers.SetLimit(revalidators)
+	for _, g := range list {
+		workers.Go(func() error { r.ask(ctx, g); return nil })
+	}
+	_ = workers.Wait() // they return no error
+	return len(list)
+}
+
+// ask asks about one session. The vault knows that it is being asked about.
+func (r *Revalidator) ask(ctx context.Context, g grant) {
+	log := r.Log.With("session", g.session, "provider", g.provider.Name())
+	who, live := r.Validator.Identity(g.session)
+	if !live {
+		r.Vault.asked(g, Tokens{}, nil)
+		return
+	}
+	tokens, now, err := g.provider.refresh(ctx, g.tokens, who)
+	switch {
+	case ctx.Err() != nil && tokens.Empty():
+		r.Vault.asked(g, tokens, ctx.Err())
+		return
+	case err == nil:
+		r.Vault.asked(g, tokens, nil)
+		if err = r.Validator.Validate(g.session, now); err != nil && session.ReasonOf(err) == session.ReasonInternal && !errors.Is(err, session.ErrNotFound) {
+			log.Error("the provider stands by a session, and that could not be noted", "error", err)
+		}
+		r.Count(EventRevalidated)
+		return
+	case errors.Is(err, errRevoked):
+		r.Vault.asked(g, tokens, err)
+		r.Count(EventRevalidateRevoked)
+		r.end(ctx, log, g, session.ReasonProvider, "the grant is revoked")
+		return
+	}
+	r.Count(EventRevalidateFailed)
+	silent := time.Since(g.asked)
+	log.Warn("the provider cannot be asked about a session", "error", err, "for", silent.Round(time.Second))
+	r.Vault.asked(g, tokens, err)
+	if overdue := g.provider.cfg.Revalidation.Overdue(); overdue > 0 && silent > overdue {
+		r.end(ctx, log, g, session.ReasonUnvalidated, "the provider has not answered for "+silent.Round(time.Second).String())
+	}
+}
+
+func (r *Revalidator) end(ctx context.Context, log *slog.Logger, g grant, why session.Reason, message string) {
+	log.Warn("session ends", "reason", why, "message", message)
+	end := session.End{Reason: why, By: g.provider.Issuer(), Message: message, At: time.Now()}
+	if err := r.Sessions.End(context.WithoutCancel(ctx), g.session, end); err != nil {
+		log.Error("end session", "error", err)
+	}
+}
+
+// pace is how often to look for grants that are due: a fraction of the shortest interval.
+func (r *Revalidator) pace() time.Duration {
+	shortest := time.Hour
+	for _, p := range r.Providers {
+		if every := p.cfg.Revalidation.Every; every > 0 {
+			shortest = min(shortest, every)
+		}
+	}
+	return max(shortest/20, 50*time.Millisecond)
+}
+
+// begin returns copies of the grants that are chosen, which nobody is asking about already, and notes that they are
+// asked about. asked must be called with each.
+func (v *Vault) begin(chosen func(*grant) bool) (list []grant) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, g := range v.held {
+		every := g.provider.cfg.Revalidation.Every
+		if g.next.IsZero() && every > 0 && len(g.tokens.Refresh) > 0 {
+			g.next = g.asked.Add(every - rand.N(every/8+1)) // not all of a busy morning at once
+			v.held[id] = g
+		}
+		if g.asking || len(g.tokens.Refresh) == 0 || !chosen(&g) {
+			continue
+		}
+		g.asking = true
+		v.held[id] = g
+		g.tokens = g.tokens.clone()
+		list = append(list, g)
+	}
+	return list
+}
+
+// asked takes over what the provider has given for g, with the error that there was. Rotated tokens are on the disk before
+// they are used. Those of a session that has ended meanwhile are revoked.
+func (v *Vault) asked(g grant, tokens Tokens, err error) {
+	defer g.tokens.Wipe()
+	v.mu.Lock()
+	now, held := v.held[g.session]
+	now.asking = false
+	if err == nil {
+		now.asked, now.next, now.failures = time.Now(), time.Time{}, 0
+	} else {
+		now.next = time.Now().Add(min(revalidateRest<<min(now.failures, 6), max(g.provider.cfg.Revalidation.Every, revalidateRest)))
+		now.failures++
+	}
+	if !tokens.Empty() {
+		now.tokens.Wipe()
+		now.tokens = tokens
+	}
+	if held {
+		v.held[g.session] = now
+		now.tokens = now.tokens.clone() // for the disk; the session may end at any time
+	}
+	v.mu.Unlock()
+	switch {
+	case held && tokens.Empty():
+		now.tokens.Wipe()
+	case held:
+		v.persist(now)
+	default:
+		v.discard(g.provider, tokens)
+	}
+}
