@@ -30,6 +30,15 @@ func (r Revalidation) Overdue() time.Duration {
 	return r.Every + r.Grace
 }
 
+// retry is when to ask again after a provider did not answer, so many times before: when its grace is over at the latest.
+func (r Revalidation) retry(now, asked time.Time, failures int) time.Time {
+	next := now.Add(min(revalidateRest<<min(failures, 6), max(r.Every, time.Second)))
+	if end := asked.Add(r.Overdue()); r.Overdue() > 0 && end.After(now) && end.Before(next) {
+		return end
+	}
+	return next
+}
+
 // Validator takes note that a provider stands by a session, and what it says of the user now.
 type Validator interface {
 	// Validate is session.Table.Validate.
@@ -40,7 +49,7 @@ type Validator interface {
 
 const (
 	revalidators   = 8
-	revalidateRest = 30 * time.Second // after the first failure; doubles
+	revalidateRest = 30 * time.Second // after the first failure; doubles, up to the interval
 )
 
 // Revalidator asks providers, with the refresh tokens in the vault, whether they stand by the sessions that they began: a
@@ -116,7 +125,7 @@ func (r *Revalidator) ask(ctx context.Context, g grant) {
 	silent := time.Since(g.asked)
 	log.Warn("the provider cannot be asked about a session", "error", err, "for", silent.Round(time.Second))
 	r.Vault.asked(g, tokens, err)
-	if overdue := g.provider.cfg.Revalidation.Overdue(); overdue > 0 && silent > overdue {
+	if overdue := g.provider.cfg.Revalidation.Overdue(); overdue > 0 && silent >= overdue {
 		r.end(ctx, log, g, session.ReasonUnvalidated, "the provider has not answered for "+silent.Round(time.Second).String())
 	}
 }
@@ -172,7 +181,7 @@ func (v *Vault) asked(g grant, tokens Tokens, err error) {
 	if err == nil {
 		now.asked, now.next, now.failures = time.Now(), time.Time{}, 0
 	} else {
-		now.next = time.Now().Add(min(revalidateRest<<min(now.failures, 6), max(g.provider.cfg.Revalidation.Every, revalidateRest)))
+		now.next = g.provider.cfg.Revalidation.retry(time.Now(), now.asked, now.failures)
 		now.failures++
 	}
 	if !tokens.Empty() {

@@ -18,56 +18,70 @@ import (
 	"github.com/curfew-proxy/curfew/test/peers"
 )
 
-// TestLogoutAtTheProvider has psql run when its user signs out at the provider, in the browser, and at nothing else.
-func TestLogoutAtTheProvider(t *testing.T) {
+// site is an agent with a database behind it, and the provider that its users sign in at.
+type site struct {
+	agent    *harness.Agent
+	provider *oidc.Provider
+	options  oidc.Options
+	alice    *user
+	bob      *user
+}
+
+// newSite has both signed in, and each run psql. more is YAML of the agent's provider.
+func newSite(t *testing.T, allow, more string) *site {
+	t.Helper()
 	port, secret := peers.FreePort(t), filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	agent := harness.Start(t, harness.Config{
-		Services: fmt.Sprintf("  - {name: db, protocol: postgres, upstream: %q, allow: 'true'}\n", peers.Postgres(t)),
-		Extra:    fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s}\n", port, secret),
-	})
-	alice, bob := &user{agent: agent, home: t.TempDir(), name: "alice"}, &user{agent: agent, home: t.TempDir(), name: "bob"}
-	alice.login(t) // the provider is down: they have met the agent, which is all
-	client := oidc.WebClient("curfew", "s3cret", "https://"+agent.Gateway+"/callback/corp").WithBackChannel("https://" + agent.Gateway + "/backchannel-logout/corp")
-	oidcProvider := oidc.Start(t, oidc.Options{Port: port, CA: alice.ca(t), Clients: []oidc.Client{client},
-		Users: map[string]oidc.Claims{"alice": {"name": "Alice"}, "bob": {"name": "Bob"}}})
-	for _, u := range []*user{alice, bob} {
-		harness.Eventually(t, "a sign-in", func() error {
-			if r := u.login(t); r.Code != 0 {
-				return fmt.Errorf("%+v", r)
-			}
-			return nil
-		})
+	s := &site{agent: harness.Start(t, harness.Config{
+		Services: fmt.Sprintf("  - {name: db, protocol: postgres, upstream: %q, allow: %q}\n", peers.Postgres(t), allow),
+		Extra:    fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s%s}\n", port, secret, more),
+	})}
+	s.alice, s.bob = &user{agent: s.agent, home: t.TempDir(), name: "alice"}, &user{agent: s.agent, home: t.TempDir(), name: "bob"}
+	s.alice.login(t) // the provider is down: they have met the agent, which is all
+	at := "https://" + s.agent.Gateway
+	s.options = oidc.Options{Port: port, CA: s.alice.ca(t),
+		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", at+"/callback/corp").WithBackChannel(at + "/backchannel-logout/corp")},
+		Users:   map[string]oidc.Claims{"alice": {"name": "Alice", "groups": []string{"dba"}}, "bob": {"name": "Bob", "groups": []string{"dba"}}}}
+	s.provider = oidc.Start(t, s.options)
+	for _, u := range []*user{s.alice, s.bob} {
+		u.mustLogin(t)
 	}
-	theirs, bobs := alice.psql(t), bob.psql(t)
+	return s
+}
+
+func (u *user) mustLogin(t *testing.T) {
+	t.Helper()
+	harness.Eventually(t, "a sign-in", func() error {
+		if r := u.login(t); r.Code != 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+}
+
+// TestLogoutAtTheProvider has psql run when its user signs out at the provider, in the browser, and at nothing else.
+func TestLogoutAtTheProvider(t *testing.T) {
+	s := newSite(t, "true", "")
+	hers, his := s.alice.psql(t), s.bob.psql(t)
 	began := time.Now()
-	if err := alice.browser.SignOut(t.Context(), oidcProvider); err != nil {
+	if err := s.alice.browser.SignOut(t.Context(), s.provider); err != nil {
 		t.Fatal(err)
 	}
-	if r := theirs.wait(t); r.Code == 0 {
-		t.Errorf("psql: %+v", r)
-	}
-	t.Logf("psql was cut %v after the browser asked to be signed out", theirs.ended.Sub(began).Round(time.Millisecond))
-	if late := theirs.ended.Sub(began); late > 5*time.Second { // the promise is a second; this machine has other things to do, too
+	hers.mustEnd(t)
+	t.Logf("psql was cut %v after the browser asked to be signed out", hers.ended.Sub(began).Round(time.Millisecond))
+	if late := hers.ended.Sub(began); late > 5*time.Second { // the promise is a second; this machine has other things to do, too
 		t.Errorf("it took %v", late)
 	}
-	if r := alice.curfew(t, "status"); r.Code != 4 || !strings.Contains(r.Stderr, "the identity provider ended it") {
+	if r := s.alice.curfew(t, "status"); r.Code != 4 || !strings.Contains(r.Stderr, "the identity provider ended it") {
 		t.Errorf("status: %+v", r)
 	}
-	if r := bob.curfew(t, "status"); r.Code != 0 {
+	if r := s.bob.curfew(t, "status"); r.Code != 0 {
 		t.Errorf("another's session: %+v", r)
 	}
-	select {
-	case <-bobs.done:
-		t.Error("another's psql was cut")
-	default:
-	}
-	if r := alice.login(t); r.Code != 0 {
-		t.Errorf("signing in again: %+v", r)
-	}
-	bobs.stop()
+	his.mustRun(t)
+	s.alice.mustLogin(t)
 }
 
 // running is a command under way.
@@ -78,14 +92,24 @@ type running struct {
 	result harness.Result
 }
 
-func (r *running) wait(t *testing.T) harness.Result {
+func (r *running) mustEnd(t *testing.T) {
 	t.Helper()
 	select {
 	case <-r.done:
-		return r.result
+		if r.result.Code == 0 {
+			t.Errorf("it ended by itself: %+v", r.result)
+		}
 	case <-time.After(harness.Patience):
 		t.Fatal("it goes on")
-		return harness.Result{}
+	}
+}
+
+func (r *running) mustRun(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.done:
+		t.Errorf("it has ended: %+v", r.result)
+	default:
 	}
 }
 

@@ -63,7 +63,8 @@ func (c Client) WithBackChannel(uri string) Client {
 type Provider struct {
 	Issuer string
 	cmd    *exec.Cmd
-	stdin  io.Closer
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
 }
 
 // Start runs a provider until the test ends. A missing node or npm fails the test.
@@ -94,9 +95,9 @@ func Start(t testing.TB, o Options) *Provider {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start node: %v", err)
 	}
-	p := &Provider{cmd: cmd, stdin: stdin}
+	p := &Provider{cmd: cmd, stdin: stdin, stdout: bufio.NewReader(stdout)}
 	t.Cleanup(p.Stop)
-	p.Issuer = readIssuer(t, stdout, log)
+	p.Issuer = readIssuer(t, p.stdout, log)
 	return p
 }
 
@@ -113,11 +114,11 @@ func orEmpty(c []Client) []Client {
 	return c
 }
 
-func readIssuer(t testing.TB, stdout io.Reader, log *tail) string {
+func readIssuer(t testing.TB, stdout *bufio.Reader, log *tail) string {
 	t.Helper()
 	line := make(chan string, 1)
 	go func() {
-		s, _ := bufio.NewReader(stdout).ReadString('\n')
+		s, _ := stdout.ReadString('\n') // what is missing is no JSON
 		line <- s
 	}()
 	var ready struct{ Issuer string }
@@ -130,6 +131,26 @@ func readIssuer(t testing.TB, stdout io.Reader, log *tail) string {
 		t.Fatalf("provider is not ready after %v\n%s", startTime, log)
 	}
 	return ready.Issuer
+}
+
+// SetClaims changes what the provider says of a user.
+func (p *Provider) SetClaims(user string, c Claims) error {
+	return p.administer(map[string]any{"claims": map[string]Claims{user: c}})
+}
+
+// RevokeGrants revokes all that a user has granted, as an administrator does; nobody is told.
+func (p *Provider) RevokeGrants(user string) error {
+	return p.administer(map[string]any{"revoke": user})
+}
+
+func (p *Provider) administer(order any) error {
+	if err := json.NewEncoder(p.stdin).Encode(order); err != nil {
+		return fmt.Errorf("administer the provider: %w", err)
+	}
+	if _, err := p.stdout.ReadString('\n'); err != nil {
+		return fmt.Errorf("administer the provider: %w", err)
+	}
+	return nil
 }
 
 // Stop ends the provider. It may be called more than once.

@@ -6,14 +6,20 @@
 //   clients   client metadata (OpenID Connect Dynamic Client Registration 1.0, section 2)
 //   users     { name: { claims } }; the login form takes a name and any password
 //   ttl       lifetimes in seconds, by model name
-// When it is ready it writes one line of JSON to stdout: {"issuer": ...}. It ends when its
-// standard input does, so that it cannot outlive the test that started it.
+// When it is ready it writes one line of JSON to stdout: {"issuer": ...}. A line of JSON on its standard input is what
+// an administrator does, and is answered by a line:
+//   {"claims": {name: {claims}}}  the users have these claims from now on
+//   {"revoke": name}              what the user has granted is revoked
+// It ends when its standard input does, so that it cannot outlive the test that started it.
 
 import http from 'node:http';
+import readline from 'node:readline';
 import Provider from 'oidc-provider';
 
 const config = JSON.parse(process.argv[2]);
 const server = http.createServer();
+const grants = {}; // by user: the ids of what was granted
+let administer;
 
 server.listen(config.port, '127.0.0.1', () => {
   const issuer = config.issuer || `http://127.0.0.1:${server.address().port}`;
@@ -48,9 +54,24 @@ server.listen(config.port, '127.0.0.1', () => {
     ttl: config.ttl ?? {},
   });
   provider.on('server_error', (ctx, err) => console.error(err));
+  provider.on('grant.success', (ctx) => {
+    const { AuthorizationCode: code } = ctx.oidc.entities;
+    if (code) (grants[code.accountId] ??= []).push(code.grantId);
+  });
+  administer = async (order) => {
+    if (order.claims) Object.assign(config.users, order.claims);
+    for (const id of grants[order.revoke] ?? []) {
+      await provider.RefreshToken.revokeByGrantId(id);
+      await provider.AccessToken.revokeByGrantId(id);
+    }
+  };
   server.on('request', provider.callback());
   process.stdout.write(`${JSON.stringify({ issuer })}\n`);
 });
 
-process.stdin.resume();
-process.stdin.on('end', () => process.exit(0));
+const orders = readline.createInterface({ input: process.stdin });
+orders.on('line', async (line) => {
+  await administer(JSON.parse(line));
+  process.stdout.write('{}\n');
+});
+orders.on('close', () => process.exit(0));
