@@ -77,6 +77,7 @@ type proxyProcess struct {
 	providers  []*identity.Provider
 	vault      *identity.Vault
 	logins     *identity.Logins
+	machines   *identity.Machines
 	view       *view
 	act        *actor
 	control    *control.Server

@@ -51,16 +51,21 @@ func (p *proxyProcess) setUpSignIn() error {
 		}
 		p.providers = append(p.providers, provider)
 	}
+	machines, err := b.machines()
+	if err != nil {
+		return err
+	}
 	p.vault = identity.NewVault(p.log, p.metrics.Login)
 	p.logins = identity.NewLogins(identity.LoginsConfig{
 		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
 	})
-	return nil
+	p.machines, err = identity.NewMachines(identity.MachinesConfig{Machines: machines, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns()})
+	return err
 }
 
 func (p *proxyProcess) signIns() *signIns {
 	return &signIns{
-		table: p.table, observe: p.observe, cluster: p.cluster,
+		table: p.table, observe: p.observe, cluster: p.cluster, wall: p.clock.Wall,
 		config:    func() *bundle { return p.bundle.Load() },
 		authorise: p.Authorize, heed: p.heedLocalKills,
 	}
@@ -130,7 +135,7 @@ func (p *proxyProcess) setUpProxy() error {
 
 func (p *proxyProcess) serveAPI(ctx context.Context) error {
 	handler := identity.NewHandler(identity.HandlerConfig{
-		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Services: p.signIns(), Clock: p.clock,
+		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Clock: p.clock,
 	})
 	return p.serveHTTP(ctx, p.api, &http.Server{Handler: handler, ConnState: p.api.connState})
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/config"
@@ -23,6 +24,7 @@ type signIns struct {
 	config    func() *bundle
 	heed      func() error // what kill --local ended is older than what is created from now on
 	cluster   *clusterNode // nil: this node is in none
+	wall      func() time.Time
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 
@@ -35,16 +37,33 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
+	absolute, err := s.lifetime(n.NotAfter)
+	if err != nil {
+		return session.Session{}, err
+	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
-	made, err := s.table.Create(wanted, c.Sessions.AbsoluteTimeout)
+	made, err := s.table.Create(wanted, absolute)
 	if err != nil {
 		return session.Session{}, err
 	}
 	s.observe.created(made, n.Identity.Issuer)
 	return made, nil
+}
+
+// lifetime is how long a session may last that must be over at an instant, or the zero Time.
+func (s *signIns) lifetime(notAfter time.Time) (time.Duration, error) {
+	absolute := s.config().Config.Sessions.AbsoluteTimeout
+	if notAfter.IsZero() {
+		return absolute, nil
+	}
+	left := notAfter.Sub(s.wall())
+	if left <= 0 {
+		return 0, &api.Error{Code: api.CodeTokenRefused, Message: "the token has just expired", Hint: "get a new one"}
+	}
+	return min(absolute, left), nil
 }
 
 // ByKey implements identity.Sessions.
