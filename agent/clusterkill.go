@@ -30,7 +30,7 @@ func (n *clusterNode) resolve(_ context.Context, request []byte) ([]session.ID, 
 }
 
 // outcome tells another node what became of the connections that its kill has ended here.
-func (n *clusterNode) outcome(ctx context.Context, endings []session.Ending) (out cluster.Outcome, err error) {
+func (n *clusterNode) outcome(ctx context.Context, endings []cluster.EndedSession) (out cluster.Outcome, err error) {
 	out.Verified = true
 	var errs []error
 	for _, e := range endings {
@@ -65,13 +65,15 @@ func (n *clusterNode) resolveElsewhere(ctx context.Context, req api.KillRequest)
 	if err != nil {
 		panic("encode a kill: " + err.Error()) // nothing in it can fail to encode
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience(req))
+	ctx, cancel := context.WithTimeout(ctx, patience(req, 0))
 	defer cancel()
 	return n.engine.Resolve(ctx, body)
 }
 
-func patience(req api.KillRequest) time.Duration {
-	return cmp.Or(req.Patience.Duration(), cluster.Patience)
+// patience is how long other nodes may take for a kill of so many sessions. Unless the request says, it grows with
+// them: a node proves some two thousand a second.
+func patience(req api.KillRequest, sessions int) time.Duration {
+	return cmp.Or(req.Patience.Duration(), cluster.Patience+time.Duration(sessions)*time.Millisecond)
 }
 
 // raise ends what nodes that cannot be reached may have made of the sessions that a kill is about. Only kills
@@ -97,7 +99,7 @@ func (n *clusterNode) killed(ctx context.Context, req api.KillRequest, ids []ses
 	if req.NoWait {
 		return n.sentTo()
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience(req))
+	ctx, cancel := context.WithTimeout(ctx, patience(req, len(ids)))
 	defer cancel()
 	var list []api.KilledNode
 	for _, k := range n.engine.Kill(ctx, cluster.Kill{IDs: ids, Report: true}) {

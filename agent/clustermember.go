@@ -43,6 +43,9 @@ func (n *clusterNode) recall(s *session.Session) {
 		s.Born = max(s.Ends-session.OriginTime(s.Deadline.Sub(s.Created)), 1)
 		return
 	}
+	if s.Ended != nil {
+		return // word of an end is kept for long where its deadline is not known: that says nothing of the clock
+	}
 	n.time.Adopt(s.Origin, time.Duration(s.Until)-time.Duration(s.Ends), recalledBound)
 }
 

@@ -75,6 +75,13 @@ func (n *clusterNode) changed(r session.Record) {
 	}
 }
 
+// validated is session.TableConfig.OnValidate.
+func (n *clusterNode) validated(r session.Record) {
+	if n.engine != nil {
+		n.engine.Validated(r)
+	}
+}
+
 // ended is part of session.TableConfig.OnEnd.
 func (n *clusterNode) ended(e session.Ending) {
 	if n != nil && n.engine != nil {
@@ -166,6 +173,7 @@ func (n *clusterNode) run(ctx context.Context) error {
 
 // leave says goodbye: others need not wait for this node.
 func (n *clusterNode) leave() {
+	n.p.table.TellActivity()
 	if err := n.members.Leave(leaveTimeout); err != nil {
 		n.p.log.Warn("no goodbye to the cluster", "error", err)
 	}

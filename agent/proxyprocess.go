@@ -69,6 +69,7 @@ type proxyProcess struct {
 	cluster    *clusterNode // nil: this node is in none
 	localKills *localKills
 	takeovers  chan session.Takeover
+	described  *described
 
 	// What is done about it.
 	gate       *gate
@@ -88,7 +89,7 @@ type proxyProcess struct {
 // RunProxy is the proxy process: it serves until the enforcer tells it to drain, or ctx is done. It
 // must have been started by the enforcer.
 func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
-	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}, takeovers: make(chan session.Takeover, 256)}
+	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}, takeovers: make(chan session.Takeover, 256), described: newDescribed()}
 	defer p.close()
 	defer runtime.KeepAlive(tuneMemory())
 	for _, step := range []struct {
@@ -182,13 +183,13 @@ func (p *proxyProcess) openState() error {
 	cfg := session.TableConfig{
 		Clock: p.clock, Alarm: p.alarm, Store: p.store, Watermarks: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
 		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.cluster.ended(e); p.vault.EndLater(e.Session.ID) },
-		OnMove: p.moved, OnSupersede: p.followed,
+		OnMove: p.moved, OnSupersede: p.followed, OnIdentity: p.described.note,
 	}
 	if p.bundle.Load().inCluster() {
 		if p.cluster, err = newClusterNode(p); err != nil {
 			return err
 		}
-		cfg.Timebase, cfg.OnChange = p.cluster.time, p.cluster.changed
+		cfg.Timebase, cfg.OnChange, cfg.OnValidate = p.cluster.time, p.cluster.changed, p.cluster.validated
 	}
 	if p.table, err = session.NewTable(cfg); err != nil {
 		return err
@@ -343,6 +344,9 @@ func (p *proxyProcess) run(ctx context.Context) error {
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },
+		func(ctx context.Context) error {
+			return p.described.run(ctx, func(id session.ID) { p.reauthoriseSession(ctx, id) })
+		},
 	}
 	for _, provider := range p.providers {
 		parts = append(parts, provider.Run)

@@ -65,10 +65,14 @@ func (p *proxyProcess) setUpSignIn() error {
 
 func (p *proxyProcess) signIns() *signIns {
 	return &signIns{
-		table: p.table, observe: p.observe, cluster: p.cluster, wall: p.clock.Wall,
+		table: p.table, clock: p.clock, observe: p.observe, cluster: p.cluster,
 		config:    func() *bundle { return p.bundle.Load() },
 		authorise: p.Authorize, heed: p.heedLocalKills,
 	}
+}
+
+func (p *proxyProcess) endings() *endings {
+	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout}
 }
 
 // Authorize implements proxy.Policy with the policy of the moment.
@@ -135,7 +139,7 @@ func (p *proxyProcess) setUpProxy() error {
 
 func (p *proxyProcess) serveAPI(ctx context.Context) error {
 	handler := identity.NewHandler(identity.HandlerConfig{
-		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Clock: p.clock,
+		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Ends: p.endings(), Clock: p.clock,
 	})
 	return p.serveHTTP(ctx, p.api, &http.Server{Handler: handler, ConnState: p.api.connState})
 }

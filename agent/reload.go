@@ -95,6 +95,13 @@ func (p *proxyProcess) reauthorise(ctx context.Context) {
 	}
 }
 
+// reauthoriseSession asks policy about the connections of one session, of which a provider says other things than before.
+func (p *proxyProcess) reauthoriseSession(ctx context.Context, id session.ID) {
+	for _, e := range p.table.Select(session.Selector{ID: id.String()}, false) {
+		p.reauthoriseConns(ctx, e.Session, e.Conns)
+	}
+}
+
 // reauthoriseConns ends those connections of a session that policy does not allow any longer.
 func (p *proxyProcess) reauthoriseConns(ctx context.Context, s session.Session, conns []*session.Connection) {
 	for _, c := range conns {

@@ -20,11 +20,11 @@ import (
 // signIns implements identity.Sessions and identity.Services on the session table.
 type signIns struct {
 	table     *session.Table
+	clock     session.Clock
 	observe   *observer
 	config    func() *bundle
 	heed      func() error // what kill --local ended is older than what is created from now on
 	cluster   *clusterNode // nil: this node is in none
-	wall      func() time.Time
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 
@@ -37,11 +37,16 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
-	absolute, err := s.lifetime(n.NotAfter)
+	var since time.Duration
+	if !n.Authenticated.IsZero() {
+		since = max(0, time.Since(n.Authenticated))
+	}
+	absolute, err := s.lifetime(since, n.NotAfter)
 	if err != nil {
 		return session.Session{}, err
 	}
-	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs}
+	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
+		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-since))}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
@@ -53,17 +58,17 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	return made, nil
 }
 
-// lifetime is how long a session may last that must be over at an instant, or the zero Time.
-func (s *signIns) lifetime(notAfter time.Time) (time.Duration, error) {
+// lifetime is how long a session may last, from when its user was authenticated, which is since ago. It must be
+// over at an instant, if that is not zero.
+func (s *signIns) lifetime(since time.Duration, notAfter time.Time) (time.Duration, error) {
 	absolute := s.config().Config.Sessions.AbsoluteTimeout
-	if notAfter.IsZero() {
-		return absolute, nil
+	if !notAfter.IsZero() {
+		absolute = min(absolute, since+notAfter.Sub(s.clock.Wall()))
 	}
-	left := notAfter.Sub(s.wall())
-	if left <= 0 {
-		return 0, &api.Error{Code: api.CodeTokenRefused, Message: "the token has just expired", Hint: "get a new one"}
+	if absolute <= since {
+		return 0, &api.Error{Code: api.CodeTokenRefused, Message: "what was signed in with is too old for a session to be left", Hint: "sign in with something fresh"}
 	}
-	return min(absolute, left), nil
+	return absolute, nil
 }
 
 // ByKey implements identity.Sessions.

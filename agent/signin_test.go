@@ -7,6 +7,7 @@ package agent
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func newSignIns(t *testing.T) (*signIns, *[]session.Takeover) {
 	c := config.Default()
 	c.Sessions.AbsoluteTimeout = time.Hour
 	return &signIns{
-		table: table, wall: time.Now, heed: func() error { return nil }, config: func() *bundle { return &bundle{Config: c} },
+		table: table, clock: hostclock.Clock{}, heed: func() error { return nil }, config: func() *bundle { return &bundle{Config: c} },
 		observe: &observer{log: slog.New(slog.DiscardHandler), events: control.NewEvents(1)},
 	}, takeovers
 }
@@ -40,23 +41,59 @@ func aMachine(key byte, notAfter time.Time) identity.NewSession {
 }
 
 func TestSessionEndsWithItsToken(t *testing.T) {
-	s, _ := newSignIns(t)
-	for left, want := range map[time.Duration]time.Duration{10 * time.Minute: 10 * time.Minute, 10 * time.Hour: time.Hour, 0: time.Hour} {
-		var notAfter time.Time
-		if left != 0 {
-			notAfter = time.Now().Add(left)
+	const none = 1000 * time.Hour // the token does not bound the session
+	for _, tc := range []struct{ age, left, want time.Duration }{
+		{0, 10 * time.Minute, 10 * time.Minute},
+		{30 * time.Minute, 10 * time.Minute, 10 * time.Minute},
+		{0, 10 * time.Hour, time.Hour},
+		{20 * time.Minute, 10 * time.Hour, 40 * time.Minute}, // the timeout runs from the token's issue
+		{20 * time.Minute, none, 40 * time.Minute},
+		{-time.Minute, 10 * time.Minute, 10 * time.Minute}, // the issuer's clock is ahead
+		{0, -time.Second, 0},
+		{2 * time.Hour, 10 * time.Minute, 0},
+	} {
+		s, _ := newSignIns(t)
+		n := aMachine(1, time.Now().Add(tc.left))
+		if tc.left == none {
+			n.NotAfter = time.Time{}
 		}
-		made, err := s.Create(t.Context(), aMachine(1, notAfter))
+		n.Authenticated = time.Now().Add(-tc.age)
+		made, err := s.Create(t.Context(), n)
+		if tc.want == 0 {
+			var e *api.Error
+			if !errors.As(err, &e) || e.Code != api.CodeTokenRefused {
+				t.Errorf("%v old, %v left: %v", tc.age, tc.left, err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lasts := made.Deadline.Sub(made.Created); lasts > want || lasts < want-time.Minute {
-			t.Errorf("a token with %v left made a session of %v, want %v", left, lasts, want)
+		if lasts := made.Deadline.Sub(made.Created); lasts > tc.want+time.Millisecond || lasts < tc.want-time.Minute {
+			t.Errorf("%v old, %v left: a session of %v, want %v", tc.age, tc.left, lasts, tc.want)
 		}
 	}
-	var e *api.Error
-	if _, err := s.Create(t.Context(), aMachine(2, time.Now().Add(-time.Second))); !errors.As(err, &e) || e.Code != api.CodeTokenRefused {
-		t.Errorf("a token that has expired meanwhile: %v", err)
+}
+
+// A stolen token is of no use, and what ended all sessions of a machine has ended its older tokens too.
+func TestMachineTokenIsOfOneKey(t *testing.T) {
+	s, _ := newSignIns(t)
+	if _, err := s.Create(t.Context(), aMachine(1, time.Time{})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create(t.Context(), aMachine(2, time.Time{})); !errors.Is(err, session.ErrCredentialUsed) {
+		t.Errorf("with another key: %v", err)
+	}
+	mark := session.Watermark{Subject: "job", Before: session.OriginTime(s.clock.Boot()), End: session.End{Reason: session.ReasonKilled}}
+	if _, _, err := s.table.Raise(mark); err != nil {
+		t.Fatal(err)
+	}
+	for age, want := range map[time.Duration]error{time.Minute: session.ErrWatermark, 0: nil} {
+		n := aMachine(3, time.Time{})
+		n.Credential, n.Authenticated = session.Credential{7}, time.Now().Add(-age)
+		if _, err := s.Create(t.Context(), n); !errors.Is(err, want) {
+			t.Errorf("a token that is %v older than the end of all: %v, want %v", age, err, want)
+		}
 	}
 }
 
@@ -85,5 +122,43 @@ func TestMachineRenewsWithoutACut(t *testing.T) {
 	other.Identity.Subject = "somebody else"
 	if _, err := s.Create(t.Context(), other); err == nil {
 		t.Error("the key of a live session was given to somebody else")
+	}
+}
+
+// Whoever shares an address shares the session that is bound to it: off unless the operator says otherwise, and
+// for addresses of the Internet unless he says so twice.
+func TestBindingAnAddressIsRefused(t *testing.T) {
+	off, on, public := config.BindAddress{}, config.BindAddress{Enabled: true}, config.BindAddress{Enabled: true, AllowPublic: true}
+	for _, tc := range []struct {
+		addr string
+		c    config.BindAddress
+		ok   bool
+	}{
+		{"10.1.2.3", off, false},
+		{"127.0.0.1", off, false},
+		{"10.1.2.3", config.BindAddress{AllowPublic: true}, false},
+		{"10.1.2.3", on, true},
+		{"192.168.0.9", on, true},
+		{"127.0.0.1", on, true},
+		{"::1", on, true},
+		{"fd00::7", on, true},
+		{"fe80::7", on, true},
+		{"8.8.8.8", on, false},
+		{"::ffff:8.8.8.8", on, false},
+		{"2001:4860::8888", on, false},
+		{"100.64.0.1", on, false}, // shared by a provider's customers (RFC 6598)
+		{"8.8.8.8", public, true},
+		{"2001:4860::8888", public, true},
+	} {
+		for _, addrs := range [][]netip.Addr{{netip.MustParseAddr(tc.addr)}, {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr(tc.addr)}} {
+			err := checkBindAddrs(addrs, tc.c)
+			var e *api.Error
+			if (err == nil) != tc.ok || err != nil && (!errors.As(err, &e) || e.Code != api.CodeForbidden || e.Hint == "") {
+				t.Errorf("%v with %+v: %v", addrs, tc.c, err)
+			}
+		}
+	}
+	if err := checkBindAddrs(nil, off); err != nil {
+		t.Errorf("nothing to bind: %v", err)
 	}
 }

@@ -42,17 +42,22 @@ type end struct {
 func (e *end) pump(conn net.Conn) {
 	var sender sync.WaitGroup
 	sender.Go(func() { send(conn) })
-	buf := make([]byte, stampSize)
-	for {
-		if _, err := io.ReadFull(conn, buf); err != nil {
-			break
-		}
-		e.received.Add(stampSize)
-		e.latest = max(e.latest, session.Instant(binary.LittleEndian.Uint64(buf)))
+	for e.receive(conn) == nil {
 	}
 	e.closed = hostclock.Clock{}.Boot()
 	_ = conn.Close() // it is over
 	sender.Wait()
+}
+
+// receive waits for one stamp.
+func (e *end) receive(conn net.Conn) error {
+	var buf [stampSize]byte
+	if _, err := io.ReadFull(conn, buf[:]); err != nil {
+		return err
+	}
+	e.received.Add(stampSize)
+	e.latest = max(e.latest, session.Instant(binary.LittleEndian.Uint64(buf[:])))
+	return nil
 }
 
 func send(conn net.Conn) {
@@ -127,24 +132,27 @@ type streams struct {
 	live sync.WaitGroup
 }
 
-// open connects n streams; all are let in when it returns.
+// open connects n streams; all are let in when it returns: with TLS 1.3 a handshake that has gone well at the client
+// does not say that yet, so each waits for the first stamp.
 func open(ctx context.Context, n int, addr string, config *tls.Config) (*streams, error) {
 	s := &streams{ends: make([]*end, n)}
 	conns := make([]net.Conn, n)
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range n {
-		group.Go(func() error {
+		s.ends[i] = &end{}
+		group.Go(func() (err error) {
 			d := tls.Dialer{Config: config}
-			conn, err := d.DialContext(ctx, "tcp", addr)
-			conns[i] = conn
-			return err
+			if conns[i], err = d.DialContext(ctx, "tcp", addr); err != nil {
+				return err
+			}
+			defer context.AfterFunc(ctx, func() { _ = conns[i].Close() })() // another one failed
+			return s.ends[i].receive(conns[i])
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("open streams: %w", err)
 	}
 	for i, conn := range conns {
-		s.ends[i] = &end{}
 		s.live.Go(func() { s.ends[i].pump(conn) })
 	}
 	return s, nil

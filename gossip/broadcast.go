@@ -14,7 +14,7 @@ import (
 // Bounds of broadcasts.
 const (
 	MaxBroadcast  = 1000 // bytes: one that does not fit into a packet would wait for ever
-	maxBroadcasts = 4096
+	maxBroadcasts = 1024 // waiting: what is sent in half a minute; later, delivery and anti-entropy have done it
 	castBacklog   = 4096
 	keySize       = 8
 )

@@ -82,6 +82,11 @@ func strangerKey(t *testing.T, _ *rig, c *tls.Config) {
 	c.Certificates = []tls.Certificate{newCert(t, "stranger")}
 }
 
+// borrowedCertificate shows the certificate of a live session, without having its key.
+func borrowedCertificate(t *testing.T, r *rig, c *tls.Config) {
+	c.Certificates = []tls.Certificate{{Certificate: r.client.Certificate, PrivateKey: newCert(t, "thief").PrivateKey}}
+}
+
 func endedKey(t *testing.T, r *rig, c *tls.Config) {
 	cert := newCert(t, "former")
 	r.mu.Lock()
@@ -102,6 +107,11 @@ var refusals = []refusal{
 		strangerKey(t, r, c)
 		c.MaxVersion = tls.VersionTLS12
 	}), session.ReasonUnknownKey},
+	{"another's certificate", "db", shake(borrowedCertificate), session.ReasonHandshake},
+	{"another's certificate, TLS 1.2", "old", shake(func(t *testing.T, r *rig, c *tls.Config) {
+		borrowedCertificate(t, r, c)
+		c.MaxVersion = tls.VersionTLS12
+	}), session.ReasonHandshake},
 	{"ended session", "db", shake(endedKey), session.ReasonKilled},
 	{"no certificate", "db", shake(func(_ *testing.T, _ *rig, c *tls.Config) { c.Certificates = nil }), session.ReasonNoCertificate},
 	{"TLS 1.2", "db", shake(func(_ *testing.T, _ *rig, c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), session.ReasonHandshake},

@@ -49,6 +49,12 @@ const (
 // reachable reports whether it is worth sending something.
 func (s MemberState) reachable() bool { return s == Alive || s == Suspect }
 
+// EndedSession names a session that has ended here, to all nodes and in this one's kernel.
+type EndedSession struct {
+	ID     session.ID
+	Number uint64
+}
+
 // Outcome is what became of the connections of sessions that another node ended.
 type Outcome struct {
 	Destroyed int  // connections that were destroyed for it
@@ -73,8 +79,9 @@ type Config struct {
 
 	// Outcome waits until it is known what became of the connections of sessions that an order of
 	// another node ended. Optional: without it nothing is verified.
-	Outcome func(context.Context, []session.Ending) (Outcome, error)
-	// Resolve names the sessions that match the request of another node. It may take its time. Optional.
+	Outcome func(context.Context, []EndedSession) (Outcome, error)
+	// Resolve names the sessions that match the request of another node; the list is the engine's from then on.
+	// It may take its time, and is called once for each 65,536 sessions. Optional.
 	Resolve func(ctx context.Context, request []byte) ([]session.ID, error)
 	// Documents returns all that others should have, each at most 60 KiB; Document takes one over, and
 	// may take its time. It must expect those that it has, and forged ones. Optional, both.

@@ -55,7 +55,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, self: cfg.Timebase.Self(), epoch: rand.Uint64() | 1,
-		inbox: newInbox(), seen: newSeen(), recent: newRecentEndings(), told: &raising{},
+		inbox: newInbox(), seen: newSeen(), recent: newRecentEndings(recentRoom), told: &raising{},
 		finds:    newFinds(),
 		pumpWake: make(chan struct{}, 1), clockWake: make(chan struct{}, 1), syncWake: make(chan struct{}, 1),
 		quorumWake: make(chan struct{}, 1),

@@ -4,8 +4,10 @@ package cluster
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -120,4 +122,62 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%v, silent %v", ids, silent)
 		}
 	})
+}
+
+// More sessions than fit into one reply were no answer at all: a kill of a large group named every other node
+// as silent, and left what only those knew of alive.
+func TestResolveMoreThanFitsInAReply(t *testing.T) {
+	for _, n := range []int{maxIDs - 1, maxIDs, maxIDs + 1, 2 * maxIDs, 2*maxIDs + 5} {
+		all := make([]session.ID, n)
+		for i := range all {
+			binary.LittleEndian.PutUint32(all[i][:], uint32(i+1)) // not in order
+		}
+		simulate(t, func(t *testing.T) {
+			s := newSim(t, 2, func(c *Config) {
+				c.Resolve = func(context.Context, []byte) ([]session.ID, error) { return slices.Concat(all, all[:3]), nil }
+			})
+			s.ready(t)
+			ids, silent := s.nodes["n0"].engine.Resolve(t.Context(), []byte("group=all"))
+			if len(silent) != 0 {
+				t.Errorf("%d sessions: silent %v", n, silent)
+			}
+			slices.SortFunc(ids, compareIDs)
+			slices.SortFunc(all, compareIDs)
+			if !slices.Equal(ids, all) {
+				t.Errorf("%d of %d sessions", len(ids), n)
+			}
+		})
+	}
+}
+
+// A node that says the same again and again must not keep the one that asks for ever.
+func TestResolveOutOfOrderIsRefused(t *testing.T) {
+	page := make([]session.ID, maxIDs)
+	for i := range page {
+		binary.BigEndian.PutUint32(page[i][:], uint32(i+1))
+	}
+	for name, ids := range map[string][]session.ID{
+		"twice": {{1}, {1}}, "backwards": {{2}, {1}}, "zero": {{}}, "the same page again": page,
+	} {
+		simulate(t, func(t *testing.T) {
+			s := newSim(t, 2, func(c *Config) { c.Network = &repeating{Network: c.Network, reply: encodeIDs(kindResolveReply, ids)} })
+			s.ready(t)
+			if ids, silent := s.nodes["n0"].engine.Resolve(t.Context(), []byte("q")); len(ids) != 0 || len(silent) != 1 {
+				t.Errorf("%s: %d sessions, silent %v", name, len(ids), silent)
+			}
+		})
+	}
+}
+
+// repeating answers each question which sessions match in the same way.
+type repeating struct {
+	Network
+	reply []byte
+}
+
+func (r *repeating) Request(ctx context.Context, to string, request []byte) ([]byte, error) {
+	if kind, _, _ := openMessage(request, maxRequest); kind == kindResolve {
+		return r.reply, nil
+	}
+	return r.Network.Request(ctx, to, request)
 }

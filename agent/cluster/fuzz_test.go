@@ -23,7 +23,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(encodeIDs(kindPull, []session.ID{{1}}))
 	f.Add(encodeCarrier(kindPullReply, carrier{covered: 1, state: sampleState(f)[2:]}))
 	f.Add(encodeFind(session.Key{7}))
-	f.Add(encodeResolve([]byte("q")))
+	f.Add(encodeResolve(resolveRequest{selector: []byte("q"), after: session.ID{7}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, body, err := openMessage(b, maxRequest)
 		if err != nil {

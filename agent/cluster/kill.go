@@ -38,7 +38,7 @@ type NodeKill struct {
 	Err                   string        // what went wrong there
 
 	// Silent: it did not answer for all sessions in time, or could not be reached. It is not known what it
-	// does; once it is heard from again it learns of the ends before everything else.
+	// does; once it is heard from again it learns of the ends.
 	Silent bool
 }
 

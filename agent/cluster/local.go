@@ -21,15 +21,20 @@ func (e *Engine) Changed(r session.Record) {
 		}
 		e.changedRevoke(&r)
 	case r.Active == 0:
-		if it, ok := e.encoded(encodeCreate(&r)); ok {
-			e.tell(sessionKey(r.ID), it, 0, nil)
-			e.gossip("c/"+string(r.ID[:]), it)
-		}
+		e.Validated(r)
 	default:
 		whole := sync.OnceValues(func() (item, bool) { return e.encoded(encodeCreate(&r)) })
 		if it, ok := e.encoded(encodeActivity(&r)); ok {
 			e.tell(sessionKey(r.ID), it, min(batchActivity, r.IdleTimeout/80), whole)
 		}
+	}
+}
+
+// Validated is Changed for a session whose identity was validated here.
+func (e *Engine) Validated(r session.Record) {
+	if it, ok := e.encoded(encodeCreate(&r)); ok {
+		e.tell(sessionKey(r.ID), it, 0, nil)
+		e.gossip("c/"+string(r.ID[:]), it)
 	}
 }
 
@@ -109,7 +114,7 @@ func (e *Engine) raise(w session.Watermark) (news bool, err error) {
 }
 
 func watermarkName(w *session.Watermark) string {
-	return fmt.Sprintf("w/%s\x00%s\x00%s\x00%x", w.Issuer, w.Subject, w.Origin.Node, w.Origin.Boot)
+	return fmt.Sprintf("w/%s\x00%s\x00%s\x00%s\x00%x", w.Issuer, w.Subject, w.SID, w.Origin.Node, w.Origin.Boot)
 }
 
 // raising is the ends of watermarks that are being raised. Each node ends their sessions by itself, and need

@@ -155,7 +155,7 @@ func TestAcknowledgementsOfAnEarlierRun(t *testing.T) {
 }
 
 func TestReportsOnceForEachSession(t *testing.T) {
-	e := &Engine{cfg: Config{Clock: &handClock{}, Count: func(string, int) {}}, recent: newRecentEndings(), pumpWake: make(chan struct{}, 1)}
+	e := &Engine{cfg: Config{Clock: &handClock{}, Count: func(string, int) {}}, recent: newRecentEndings(recentRoom), pumpWake: make(chan struct{}, 1)}
 	r := newReporter(e)
 	p := newPeer("b")
 	order := func(id byte, durable bool) bool {

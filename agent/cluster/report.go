@@ -10,49 +10,63 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// recentEndings remembers which sessions ended here because another node said so: the order to report on one may
-// come after gossip has ended it.
+// recentEndings remembers which sessions ended here: the order to report on one may come after gossip or a
+// watermark has ended it.
 type recentEndings struct {
-	mu   sync.Mutex
-	byID map[session.ID]recentEnding
-	fifo []session.ID
+	room int
+
+	mu        sync.Mutex
+	byID      map[session.ID]recentEnding
+	fifo      []session.ID    // the keys of byID, oldest first
+	overflown session.Instant // when one was forgotten for want of room; zero: never
 }
 
 type recentEnding struct {
-	ending session.Ending
+	number uint64
 	at     session.Instant
 }
 
 const (
-	recentSize = 65_536
+	recentRoom = 2 * session.DefaultMaxSessions // 48 bytes each
 	recentAge  = time.Minute
 )
 
-func newRecentEndings() *recentEndings { return &recentEndings{byID: map[session.ID]recentEnding{}} }
+func newRecentEndings(room int) *recentEndings {
+	return &recentEndings{room: room, byID: map[session.ID]recentEnding{}}
+}
 
 func (r *recentEndings) add(endings []session.Ending, now session.Instant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range endings {
-		r.byID[e.Session.ID] = recentEnding{e, now}
-		r.fifo = append(r.fifo, e.Session.ID)
+		if _, ok := r.byID[e.Session.ID]; !ok {
+			r.byID[e.Session.ID] = recentEnding{e.Number, now}
+			r.fifo = append(r.fifo, e.Session.ID)
+		}
 	}
-	for len(r.fifo) > recentSize || len(r.fifo) > 0 && now.Sub(r.byID[r.fifo[0]].at) > recentAge {
+	for len(r.fifo) > 0 {
+		young := now.Sub(r.byID[r.fifo[0]].at) <= recentAge
+		if young && len(r.fifo) <= r.room {
+			return
+		}
+		if young {
+			r.overflown = now
+		}
 		delete(r.byID, r.fifo[0])
 		r.fifo = r.fifo[1:]
 	}
 }
 
-func (r *recentEndings) of(ids []session.ID) []session.Ending {
+// of returns those of the sessions that are known to have ended, and whether that may be all of them.
+func (r *recentEndings) of(ids []session.ID, now session.Instant) (list []EndedSession, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var list []session.Ending
 	for _, id := range ids {
 		if e, ok := r.byID[id]; ok {
-			list = append(list, e.ending)
+			list = append(list, EndedSession{id, e.number})
 		}
 	}
-	return list
+	return list, len(list) == len(ids) || r.overflown == 0 || now.Sub(r.overflown) > recentAge
 }
 
 // Ended is to be called with each session that ends here, as soon as it has (from session.TableConfig.OnEnd): an
@@ -70,14 +84,16 @@ type reporter struct {
 	orders map[orderName]*order
 	queue  []*order
 	ids    int // that wait, in all orders
+	seen   int // in all orders
 	wake   chan struct{}
 }
 
 const (
-	reporters   = 8
-	maxOrders   = 1024
-	maxOrderIDs = 131_072
-	orderAge    = 5 * time.Minute // then nobody sends it again
+	reporters  = 8
+	maxOrders  = 1024
+	maxWaiting = 131_072                        // sessions
+	maxSeen    = 2 * session.DefaultMaxSessions // in all orders; one may be of all sessions
+	orderAge   = 5 * time.Minute                // then nobody sends it again
 )
 
 // orderName names a kill of another node.
@@ -120,10 +136,12 @@ func (r *reporter) order(a *arrival, durable bool) bool {
 	if o.seen[a.rec.ID] {
 		return true
 	}
-	if r.ids >= maxOrderIDs || len(o.seen) >= maxOrderIDs {
-		return false
+	if r.ids >= maxWaiting || r.seen >= maxSeen {
+		r.forgetLocked(a.at)
+		return false // it is sent again
 	}
 	o.seen[a.rec.ID] = true
+	r.seen++
 	if len(o.waiting) == 0 {
 		o.first = a.at
 		r.queue = append(r.queue, o)
@@ -136,17 +154,23 @@ func (r *reporter) order(a *arrival, durable bool) bool {
 }
 
 func (r *reporter) newOrderLocked(name orderName, a *arrival) *order {
-	for n, o := range r.orders {
-		if len(o.waiting) == 0 && a.at.Sub(o.last) > orderAge {
-			delete(r.orders, n)
-		}
-	}
+	r.forgetLocked(a.at)
 	if len(r.orders) >= maxOrders {
 		return nil
 	}
 	o := &order{name: name, peer: a.peer, seen: map[session.ID]bool{}}
 	r.orders[name] = o
 	return o
+}
+
+// forgetLocked forgets orders that nobody sends again.
+func (r *reporter) forgetLocked(now session.Instant) {
+	for name, o := range r.orders {
+		if len(o.waiting) == 0 && now.Sub(o.last) > orderAge {
+			r.seen -= len(o.seen)
+			delete(r.orders, name)
+		}
+	}
 }
 
 // task is what of an order is reported on together.
@@ -194,14 +218,14 @@ func (r *reporter) run(ctx context.Context) {
 }
 
 // endings waits a little for those that are being carried out: the table knows that a session has ended before
-// anybody is told.
-func (r *reporter) endings(ctx context.Context, ids []session.ID) []session.Ending {
+// anybody is told. It reports whether these may be all.
+func (r *reporter) endings(ctx context.Context, ids []session.ID) (list []EndedSession, all bool) {
 	e := r.engine
 	for until := e.cfg.Clock.Boot().Add(endingPatience); ; {
-		endings := e.recent.of(ids)
 		now := e.cfg.Clock.Boot()
-		if len(endings) >= len(ids) || now >= until || !sleepUntil(ctx, e.cfg.Clock, now.Add(endingPatience/20), nil) {
-			return endings
+		list, all = e.recent.of(ids, now)
+		if len(list) >= len(ids) || now >= until || !sleepUntil(ctx, e.cfg.Clock, now.Add(endingPatience/20), nil) {
+			return list, all
 		}
 	}
 }
@@ -211,7 +235,8 @@ const endingPatience = 100 * time.Millisecond
 
 func (r *reporter) report(ctx context.Context, t task) {
 	e := r.engine
-	if endings := r.endings(ctx, t.ids); len(endings) > 0 {
+	endings, all := r.endings(ctx, t.ids)
+	if len(endings) > 0 {
 		if e.cfg.Outcome == nil {
 			t.report.unverified = true
 		} else {
@@ -223,6 +248,7 @@ func (r *reporter) report(ctx context.Context, t task) {
 			}
 		}
 	}
+	t.report.unverified = t.report.unverified || !all
 	now := e.cfg.Clock.Boot()
 	t.report.took = now.Sub(t.first)
 	t.peer.outbox.put(outboxKey{kind: itemReport, n: t.report.kill, name: string(appendVarint(nil, 1, t.report.part))}, encodeReport(&t.report), now, nil, nil)

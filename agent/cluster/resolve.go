@@ -3,7 +3,9 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -51,10 +53,37 @@ func (e *Engine) Resolve(ctx context.Context, request []byte) (ids []session.ID,
 	return ids, silent
 }
 
-func (e *Engine) resolveAt(ctx context.Context, p *peer, request []byte) ([]session.ID, error) {
-	body, err := e.request(ctx, p, encodeResolve(request), kindResolveReply)
-	if err != nil {
-		return nil, err
+// resolveAt asks one node, again for as long as there may be more than fits into a reply. A node that fails on the
+// way counts as one that did not answer.
+func (e *Engine) resolveAt(ctx context.Context, p *peer, request []byte) (ids []session.ID, err error) {
+	for ask := (resolveRequest{selector: request}); ; {
+		body, err := e.request(ctx, p, encodeResolve(ask), kindResolveReply)
+		if err != nil {
+			return nil, err
+		}
+		page, err := decodeIDs(body)
+		if err != nil {
+			return nil, err
+		}
+		if !inOrder(ask.after, page) {
+			return nil, fmt.Errorf("ids out of order: %w", errMalformed)
+		}
+		if ids = append(ids, page...); len(page) < maxIDs {
+			return ids, nil
+		}
+		ask.after = page[len(page)-1]
 	}
-	return decodeIDs(body)
 }
+
+// inOrder reports whether each id is greater than the one before, which is what makes asking again end.
+func inOrder(after session.ID, ids []session.ID) bool {
+	for _, id := range ids {
+		if compareIDs(after, id) >= 0 {
+			return false
+		}
+		after = id
+	}
+	return true
+}
+
+func compareIDs(a, b session.ID) int { return bytes.Compare(a[:], b[:]) }

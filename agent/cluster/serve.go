@@ -170,6 +170,7 @@ func (e *Engine) serveFind(body []byte) ([]byte, error) {
 	return encodeCarrier(kindFindReply, c), nil
 }
 
+// serveResolve answers with as many of the sessions as fit.
 func (e *Engine) serveResolve(ctx context.Context, body []byte) ([]byte, error) {
 	request, err := decodeResolve(body)
 	if err != nil {
@@ -178,13 +179,14 @@ func (e *Engine) serveResolve(ctx context.Context, body []byte) ([]byte, error) 
 	if e.cfg.Resolve == nil {
 		return nil, errNotOffered
 	}
-	ids, err := e.cfg.Resolve(ctx, request)
-	if err == nil && len(ids) > maxIDs {
-		err = fmt.Errorf("%d sessions match: %w", len(ids), errTooLong)
-	}
+	ids, err := e.cfg.Resolve(ctx, request.selector)
 	if err != nil {
 		return nil, err
 	}
+	ids = slices.DeleteFunc(ids, func(id session.ID) bool { return compareIDs(id, request.after) <= 0 })
+	slices.SortFunc(ids, compareIDs)
+	ids = slices.Compact(ids)
+	ids = ids[:min(len(ids), maxIDs)]
 	return encodeIDs(kindResolveReply, ids), nil
 }
 

@@ -87,6 +87,8 @@ func (s *simStore) SaveWatermark(w session.Watermark) error {
 	return nil
 }
 
+func (s *simStore) DeleteWatermarkSoon(session.Watermark) {}
+
 // simNode is a host; what is in it but the clock, the store and the name goes in a restart.
 type simNode struct {
 	sim   *sim
@@ -178,11 +180,11 @@ func (n *simNode) start() {
 	n.store.mu.Unlock()
 	cfg := Config{Clock: n.clock, Timebase: base, Table: table, Network: n, Membership: n, Log: slog.New(slog.DiscardHandler),
 		Count: func(name string, k int) { n.mu.Lock(); n.count[name] += k; n.mu.Unlock() },
-		Outcome: func(ctx context.Context, list []session.Ending) (o Outcome, err error) {
+		Outcome: func(ctx context.Context, list []EndedSession) (o Outcome, err error) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			for _, ending := range list {
-				o.Destroyed += n.conns[ending.Session.ID]
+				o.Destroyed += n.conns[ending.ID]
 			}
 			o.Verified = true
 			return o, nil

@@ -118,6 +118,8 @@ func encodeWatermark(w *session.Watermark) (item, error) {
 	body = appendText(body, 2, w.Subject)
 	body = appendSigned(body, 3, int64(w.Before))
 	body = appendBytes(body, 4, appendEnd(nil, &w.End))
+	body = appendText(body, 5, w.SID)
+	body = appendVarint(body, 6, uint64(w.Keep))
 	it := item{kind: itemWatermark, origin: w.Origin, body: body}
 	_, err := it.watermark()
 	return it, err
@@ -135,6 +137,11 @@ func (it *item) watermark() (session.Watermark, error) {
 			return f.signed((*int64)(&w.Before))
 		case 4:
 			return decodeEnd(f, &w.End)
+		case 5:
+			return f.text(&w.SID, maxName)
+		case 6:
+			w.Keep = time.Duration(min(f.n, uint64(session.MaxLifetime)))
+			return f.varint(new(uint64))
 		}
 		return nil
 	})

@@ -5,6 +5,7 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -29,6 +30,10 @@ const (
 	recordDeadline   = 10
 	recordActive     = 11
 	recordRevoked    = 12
+	recordGeneration = 13
+	recordSID        = 14
+	recordCredential = 15
+	recordValidated  = 16
 )
 
 // appendRecord encodes all of a record but its Origin, which stands in the message's dictionary.
@@ -56,6 +61,12 @@ func appendRecord(b []byte, r *session.Record) ([]byte, error) {
 	if r.Revoked != nil {
 		b = appendElement(b, recordRevoked, appendEnd(nil, r.Revoked)) // an end of which nothing is told is one too
 	}
+	b = appendVarint(b, recordGeneration, uint64(r.Generation))
+	b = appendText(b, recordSID, r.SID)
+	if !r.Credential.IsZero() {
+		b = appendBytes(b, recordCredential, r.Credential[:])
+	}
+	b = appendSigned(b, recordValidated, int64(r.Validated))
 	b = append(b, r.Extra...)
 	if _, err := decodeRecord(b[start:]); err != nil {
 		return b[:start], fmt.Errorf("encode session %s: %w", r.ID.Short(), err)
@@ -106,6 +117,15 @@ func decodeRecordField(r *session.Record, f field) error {
 	case recordRevoked:
 		r.Revoked = &session.End{}
 		return decodeEnd(f, r.Revoked)
+	case recordGeneration:
+		r.Generation = uint32(min(f.n, math.MaxUint32))
+		return f.varint(new(uint64))
+	case recordSID:
+		return f.text(&r.SID, maxName)
+	case recordCredential:
+		return f.exact(r.Credential[:])
+	case recordValidated:
+		return f.signed((*int64)(&r.Validated))
 	}
 	r.Extra = append(r.Extra, f.raw...)
 	return nil

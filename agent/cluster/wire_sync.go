@@ -271,19 +271,33 @@ func decodeFind(b []byte) (key session.Key, err error) {
 	return key, nil
 }
 
-func encodeResolve(request []byte) []byte {
-	return appendBytes(appendHeader(nil, kindResolve), 1, request)
+// resolveRequest asks for the sessions that match, in the order of their ids, from the first after an id; zero:
+// from the first of all. A reply of maxIDs may not be all of them.
+type resolveRequest struct {
+	selector []byte
+	after    session.ID
 }
 
-func decodeResolve(b []byte) (request []byte, err error) {
+func encodeResolve(r resolveRequest) []byte {
+	b := appendBytes(appendHeader(nil, kindResolve), 1, r.selector)
+	if !r.after.IsZero() {
+		b = appendBytes(b, 2, r.after[:])
+	}
+	return b
+}
+
+func decodeResolve(b []byte) (r resolveRequest, err error) {
 	err = eachField(b, func(f field) error {
-		if f.num != 1 {
-			return nil
+		switch f.num {
+		case 1:
+			return f.bytes(&r.selector, maxOpaque)
+		case 2:
+			return f.exact(r.after[:])
 		}
-		return f.bytes(&request, maxOpaque)
+		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("resolve: %w", err)
+		return resolveRequest{}, fmt.Errorf("resolve: %w", err)
 	}
-	return request, nil
+	return r, nil
 }

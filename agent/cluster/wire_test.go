@@ -29,7 +29,7 @@ func fullRecord() session.Record {
 			Groups: []string{"dba", "", "ops"}, ACR: "2", AMR: []string{"otp"}, AuthTime: time.Unix(1_700_000_000, 5)},
 		Method: "browser", Created: time.Unix(1_700_000_001, 7), IdleTimeout: 15 * time.Minute,
 		BindAddrs:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1%eth0")},
-		Supersedes: session.ID{9}, Origin: originA, Born: 1000, Deadline: 1_000_000, Active: 2000,
+		Supersedes: session.ID{9}, Generation: 3, Origin: originA, Born: 1000, Deadline: 1_000_000, Active: 2000,
 		Revoked: &session.End{Reason: session.ReasonKilled, By: "root@control", Message: "stolen laptop", At: time.Unix(1_700_000_002, 0)},
 	}
 }
@@ -285,7 +285,9 @@ func TestSyncMessages(t *testing.T) {
 	if got, err := decodeFind(encodeFind(session.Key{7})[2:]); err != nil || got != (session.Key{7}) {
 		t.Errorf("find: %v, %v", got, err)
 	}
-	if got, err := decodeResolve(encodeResolve([]byte("q"))[2:]); err != nil || string(got) != "q" {
-		t.Errorf("resolve: %s, %v", got, err)
+	for _, r := range []resolveRequest{{selector: []byte("q")}, {selector: []byte("q"), after: session.ID{3}}} {
+		if got, err := decodeResolve(encodeResolve(r)[2:]); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("resolve: %+v, %v", got, err)
+		}
 	}
 }

@@ -115,6 +115,9 @@ type Provider struct {
 	Scopes           []string `yaml:"scopes"`             // beside openid
 	GroupsClaim      string   `yaml:"groups_claim" required:"true"`
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
+	// FrontChannelLogout lets whoever knows the provider's name of a session end it: for providers that cannot tell
+	// the agent itself.
+	FrontChannelLogout bool `yaml:"front_channel_logout"`
 }
 
 // Service is a TCP service behind the gateway.

@@ -33,6 +33,9 @@ type Config struct {
 	TrustedAudiences []string
 	// Algorithms that may sign ID tokens; default: all asymmetric ones.
 	Algorithms []string
+	// FrontChannelLogout takes the word of whoever knows a session's sid that it is over: for providers that tell nobody
+	// but the browser.
+	FrontChannelLogout bool
 	// CA has, in PEM, the certificates that the provider's own is checked against; default: the
 	// system's.
 	CA []byte

@@ -23,6 +23,8 @@ const (
 	EventMachineLimited     = "machine-limited"     // too many were refused that came from there
 	EventMachineFailed      = "machine-failed"      // the session table did not take the session
 	EventLogout             = "logout"              //
+	EventProviderLogout     = "provider-logout"     // the provider signed somebody out
+	EventLogoutRefused      = "logout-refused"      // somebody said that the provider had, not convincingly
 	EventRevoked            = "tokens-revoked"      //
 	EventRevokeFailed       = "revoke-failed"       // it will be tried again
 	EventRevokeGaveUp       = "revoke-gave-up"      // wiped unrevoked

@@ -24,6 +24,7 @@ type HandlerConfig struct {
 	Logins        *Logins
 	Machines      *Machines // nil: no tokens are taken
 	Services      Services
+	Ends          Ender
 	Clock         session.Clock
 }
 
@@ -48,6 +49,9 @@ func NewHandler(cfg HandlerConfig) *Handler {
 	}
 	h.mux.Handle(api.PathSession, methods{"GET": h.withKey(h.session), "DELETE": h.withKey(h.logout)})
 	h.mux.Handle(api.PathServices, methods{"GET": h.withKey(h.services)})
+	ends := &providerLogouts{logins: cfg.Logins, ends: cfg.Ends}
+	h.mux.Handle("POST "+pathBackChannel+"{provider}", http.HandlerFunc(ends.backChannel))
+	h.mux.Handle("GET "+pathFrontChannel+"{provider}", http.HandlerFunc(ends.frontChannel))
 	h.mux.Handle("/v1/", http.HandlerFunc(notFound))
 	h.mux.Handle("GET "+pathStart+"{token}", http.HandlerFunc(h.start))
 	h.mux.Handle("GET "+pathCallback, http.HandlerFunc(h.callback))

@@ -154,7 +154,7 @@ func TestIDTokens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, err := p.verifyIDToken(t.Context(), p.meta.Load(), h.key.Sign(t, header, string(payload)), "access", testNonce)
+			id, _, err := p.verifyIDToken(t.Context(), p.meta.Load(), h.key.Sign(t, header, string(payload)), "access", testNonce)
 			if tc.want == "" {
 				if err != nil || id.Subject != "alice" || id.Issuer != h.URL {
 					t.Errorf("verify = %+v, %v", id, err)
@@ -190,7 +190,7 @@ func TestDuplicateClaims(t *testing.T) {
 	for _, extra := range []string{`"sub":"root"`, `"Nonce":"x"`, `"azp":"us","AZP":"them"`} {
 		payload := strings.TrimSuffix(string(good), "}") + "," + extra + "}"
 		tok := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, payload)
-		if _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
+		if _, _, err := p.verifyIDToken(t.Context(), p.meta.Load(), tok, "access", testNonce); err == nil {
 			t.Errorf("%s was accepted", payload)
 		}
 	}

@@ -18,36 +18,40 @@ import (
 
 // verifyIDToken checks a token from the token endpoint by OpenID Connect Core 1.0, section
 // 3.1.3.7: signature, algorithm, issuer, audience and expiry through go-oidc, and here what
-// that leaves to its caller. It returns the identity the token speaks of.
-func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessToken, nonce string) (session.Identity, error) {
+// that leaves to its caller. It returns the identity that the token speaks of, and its claim sid.
+func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessToken, nonce string) (who session.Identity, sid string, err error) {
 	if len(raw) > jose.MaxToken { // go-oidc accepts megabytes
-		return session.Identity{}, fmt.Errorf("is longer than %d bytes", jose.MaxToken)
+		return who, "", fmt.Errorf("is longer than %d bytes", jose.MaxToken)
 	}
 	if err := jose.CheckType(raw, jose.Untyped, jose.TypeJWT); err != nil {
-		return session.Identity{}, err
+		return who, "", err
 	}
 	tok, err := m.verifier.Verify(oidc.ClientContext(ctx, p.client), raw)
 	if err != nil {
-		return session.Identity{}, err
+		return who, "", err
 	}
 	if tok.AccessTokenHash != "" {
 		if err := tok.VerifyAccessToken(accessToken); err != nil {
-			return session.Identity{}, err
+			return who, "", err
 		}
 	}
 	var payload json.RawMessage
 	if err := tok.Claims(&payload); err != nil {
-		return session.Identity{}, fmt.Errorf("read claims: %w", err)
+		return who, "", fmt.Errorf("read claims: %w", err)
 	}
 	c, err := jose.ParseClaims(payload)
 	if err != nil {
-		return session.Identity{}, err
+		return who, "", err
 	}
 	_, err = c.CheckIssued(p.now())
 	if err := errors.Join(p.checkParties(c), checkNonce(c, nonce), err); err != nil {
-		return session.Identity{}, err
+		return who, "", err
 	}
-	return describe(c, p.cfg.Issuer, p.cfg.GroupsClaim)
+	if sid, err = sidOf(c); err != nil {
+		return who, "", err
+	}
+	who, err = describe(c, p.cfg.Issuer, p.cfg.GroupsClaim)
+	return who, sid, err
 }
 
 // checkParties checks who issued the token, and that it was issued to us and for us only.

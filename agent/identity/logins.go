@@ -34,6 +34,10 @@ type NewSession struct {
 	Identity session.Identity
 	Key      session.Key
 	Method   string // see session.Session
+	SID      string // the provider's own session; see session.Session
+	// Authenticated is when what is known of the user was so; what has ended all sessions of the user since then refuses
+	// this one. Zero: now.
+	Authenticated time.Time
 	// BindAddrs are source addresses to be admitted to plain listeners; see session.Session.
 	BindAddrs []netip.Addr
 	// Credential is the token that a machine signed in with; zero for people. It makes sessions for one key only.
@@ -273,7 +277,8 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	if err != nil {
 		return session.Session{}, err
 	}
-	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", BindAddrs: lg.bind})
+	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", SID: lg.signIn.SID,
+		Authenticated: lg.signIn.At, BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
 		return session.Session{}, refusedSession(err)
@@ -378,6 +383,8 @@ func refusedSession(err error) error {
 	switch {
 	case errors.As(err, &refusal):
 		return &api.Error{Code: api.CodeForbidden, Message: refusal.Error(), Cause: err}
+	case errors.Is(err, session.ErrWatermark):
+		return &api.Error{Code: api.CodeForbidden, Message: "all sessions of yours were ended while you signed in", Cause: err, Hint: "run `curfew login` again"}
 	case errors.Is(err, session.ErrTooMany):
 		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err}
 	case errors.Is(err, session.ErrKeyInUse), errors.Is(err, session.ErrNotFound): // nothing that it could follow

@@ -190,13 +190,10 @@ func (m *machine) admit(c jose.Claims, subject string) error {
 }
 
 // credentialOf names a token for good: by its jti, or by what is signed where it has none.
-func credentialOf(issuer, jti, token string) (c session.Credential) {
-	name := "jti\x00" + jti
-	if jti == "" {
-		sum := sha256.Sum256([]byte(jose.SignedPart(token)))
-		name = "token\x00" + string(sum[:])
+func credentialOf(issuer, jti, token string) session.Credential {
+	if jti != "" {
+		return session.CredentialOf(issuer, "jti "+jti)
 	}
-	sum := sha256.Sum256([]byte(issuer + "\x00" + name))
-	copy(c[:], sum[:])
-	return c
+	sum := sha256.Sum256([]byte(jose.SignedPart(token)))
+	return session.CredentialOf(issuer, "token "+string(sum[:]))
 }

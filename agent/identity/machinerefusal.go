@@ -47,6 +47,9 @@ func explainRefusal(err error) (event string, told error) {
 			Hint: "use the key of that sign-in, or get a new token"}
 	case errors.Is(err, errEndedSince):
 		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: err.Error(), Hint: "get a new token"}
+	case errors.Is(err, session.ErrWatermark):
+		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: "all sessions of its subject were ended after the token was issued",
+			Hint: "get a new token"}
 	case errors.As(err, &failed):
 		return EventMachineFailed, refusedSession(failed.err)
 	case errors.As(err, &unread): // it was no request

@@ -267,17 +267,18 @@ func TestMachineKeysOutOfReach(t *testing.T) {
 func TestMachineSessionNotMade(t *testing.T) {
 	c := newCluster(t)
 	for _, tc := range []struct {
-		err        error
-		code, want string
+		err               error
+		event, code, want string
 	}{
-		{session.ErrTooMany, api.CodeTooMany, "too many"},
-		{fmt.Errorf("client key: %w", session.ErrKeyInUse), api.CodeForbidden, "somebody else"},
+		{session.ErrTooMany, EventMachineFailed, api.CodeTooMany, "too many"},
+		{fmt.Errorf("client key: %w", session.ErrKeyInUse), EventMachineFailed, api.CodeForbidden, "somebody else"},
+		{fmt.Errorf("create session: %w: killed", session.ErrWatermark), EventMachineReplayed, api.CodeTokenUsed, "were ended after"},
 	} {
 		d := newDesk(t, c.config())
 		d.table.fail = tc.err
 		_, err := d.present(t, 1, c.token(t, nil))
 		var e *api.Error
-		if !errors.As(err, &e) || e.Code != tc.code || !strings.Contains(e.Message, tc.want) || d.counts[EventMachineFailed] != 1 {
+		if !errors.As(err, &e) || e.Code != tc.code || !strings.Contains(e.Message, tc.want) || d.counts[tc.event] != 1 {
 			t.Errorf("%v: %v, %v", tc.err, err, d.counts)
 		}
 	}

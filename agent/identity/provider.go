@@ -62,6 +62,8 @@ type metadata struct {
 // SignIn is the outcome of a sign-in at a provider.
 type SignIn struct {
 	Identity session.Identity
+	SID      string    // the provider's own session, if it says so
+	At       time.Time // when the provider was asked: what it said was so then
 	Tokens   Tokens
 }
 
@@ -242,6 +244,7 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 	if (m.sendsIss || iss != "") && iss != p.cfg.Issuer {
 		return SignIn{}, fmt.Errorf("parameter iss is %q, want %q", iss, p.cfg.Issuer)
 	}
+	asked := time.Now()
 	tok, err := m.oauth.Exchange(oidc.ClientContext(ctx, p.client), code, oauth2.VerifierOption(s.verifier))
 	if err != nil {
 		return SignIn{}, fmt.Errorf("exchange code: %w", withoutBody(err))
@@ -251,11 +254,11 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 	if raw == "" {
 		return SignIn{Tokens: tokens}, errors.New("the provider sent no ID token")
 	}
-	id, err := p.verifyIDToken(ctx, m, raw, tok.AccessToken, s.nonce)
+	id, sid, err := p.verifyIDToken(ctx, m, raw, tok.AccessToken, s.nonce)
 	if err != nil {
 		return SignIn{Tokens: tokens}, fmt.Errorf("ID token: %w", err)
 	}
-	return SignIn{Identity: id, Tokens: tokens}, nil
+	return SignIn{Identity: id, SID: sid, At: asked, Tokens: tokens}, nil
 }
 
 // withoutBody keeps the provider's raw answer, which may hold anything, out of logs and pages.

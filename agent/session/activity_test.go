@@ -124,3 +124,28 @@ func TestNodeThatWasAwayEndsNothingInUse(t *testing.T) {
 		}
 	})
 }
+
+// A fault it keeps out: what a session did on a node shortly before that was stopped, no other node heard of.
+func TestActivityIsToldBeforeAGoodbye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 10*time.Millisecond)
+		s := c.tables[0].create(t, 1, time.Hour, 10*time.Minute)
+		conn := c.tables[0].attach(t, s)
+		time.Sleep(5 * time.Minute)
+		conn.Activity.NoteClient(1)
+		conn.Activity.NoteUpstream(1)
+		c.tables[0].Detach(conn)
+		c.tables[0].TellActivity()
+		c.settle()
+		c.mu.Lock()
+		c.cut[0] = true
+		c.mu.Unlock()
+		time.Sleep(9 * time.Minute)
+		if _, err := c.tables[1].ByID(s.ID); err != nil {
+			t.Errorf("nine minutes after its last use: %v", err)
+		}
+		if saved, _ := c.tables[0].store.get(s.ID); saved.Published == 0 {
+			t.Error("it is not saved")
+		}
+	})
+}

@@ -22,7 +22,8 @@ type entry struct {
 	created  int64 // wall clock, nanoseconds since 1970
 	deadline int64
 	idle     time.Duration
-	rare     *rare // nil for most
+	rare     *rare  // nil for most
+	login    *login // nil where nothing is known of it
 
 	born            OriginTime
 	ends, published OriginTime
@@ -55,6 +56,7 @@ func (e *entry) origin() Origin { return e.made.Value().origin }
 type rare struct {
 	bindAddrs  []netip.Addr
 	supersedes ID
+	generation uint32
 	extra      []byte
 }
 
@@ -62,14 +64,36 @@ func newRare(s *Session) *rare {
 	if len(s.BindAddrs) == 0 && s.Supersedes.IsZero() && len(s.Extra) == 0 {
 		return nil
 	}
-	return &rare{s.BindAddrs, s.Supersedes, s.Extra}
+	return &rare{s.BindAddrs, s.Supersedes, s.Generation, s.Extra}
+}
+
+// login is what is known of how a session came about. Immutable.
+type login struct {
+	sid        string
+	credential Credential
+	validated  OriginTime
+}
+
+func newLogin(s *Session) *login {
+	l := login{s.SID, s.Credential, s.Validated}
+	if l == (login{}) {
+		return nil
+	}
+	return &l
+}
+
+func (e *entry) sid() string {
+	if e.login == nil {
+		return ""
+	}
+	return e.login.sid
 }
 
 // setExtra replaces what is passed on without being known.
 func (e *entry) setExtra(extra []byte) {
 	r := rare{extra: extra}
 	if e.rare != nil {
-		r.bindAddrs, r.supersedes = e.rare.bindAddrs, e.rare.supersedes
+		r.bindAddrs, r.supersedes, r.generation = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation
 	} else if len(extra) == 0 {
 		return
 	}
@@ -124,8 +148,11 @@ func (t *Table) sessionLocked(e *entry) Session {
 	if e.identity != nil {
 		s.Identity = e.identity.Identity
 	}
+	if e.login != nil {
+		s.SID, s.Credential, s.Validated = e.login.sid, e.login.credential, e.login.validated
+	}
 	if e.rare != nil {
-		s.BindAddrs, s.Supersedes, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+		s.BindAddrs, s.Supersedes, s.Generation, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	return s
 }

@@ -15,10 +15,10 @@ var (
 	ErrTooMany = errors.New("too many")
 	// ErrKeyInUse: the client key has a live session already; a key has one at a time.
 	ErrKeyInUse = errors.New("has a live session already: sign out first, or use a fresh key")
-	// ErrCredentialUsed: the token has made a session for another client key.
-	ErrCredentialUsed = errors.New("the credential was used with another key")
 	// ErrWatermark: every session of the identity that is as old as this has been ended.
 	ErrWatermark = errors.New("all sessions of the identity up to now were ended: try again")
+	// ErrCredentialUsed: what the session was to be created with has made one of another client key.
+	ErrCredentialUsed = errors.New("the token has been used with another key")
 	// ErrExists: a session with this ID is known already.
 	ErrExists = errors.New("exists already")
 	// ErrNotFound: no session matches.

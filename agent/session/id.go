@@ -79,24 +79,3 @@ func (k *Key) UnmarshalText(b []byte) error {
 	_, err := hex.Decode(k[:], b)
 	return err
 }
-
-// Credential stands for the token that a machine signed in with: 16 bytes of a SHA-256 over its issuer and its
-// own identifier. The zero value stands for none.
-type Credential [16]byte
-
-func (c Credential) String() string { return hex.EncodeToString(c[:]) }
-
-// IsZero reports whether c is unset.
-func (c Credential) IsZero() bool { return c == Credential{} }
-
-// MarshalText makes a Credential a JSON string of hexadecimal digits.
-func (c Credential) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (c *Credential) UnmarshalText(b []byte) error {
-	if hex.DecodedLen(len(b)) != len(c) {
-		return fmt.Errorf("credential: want %d hexadecimal digits, have %d", hex.EncodedLen(len(c)), len(b))
-	}
-	_, err := hex.Decode(c[:], b)
-	return err
-}

@@ -227,6 +227,13 @@ func (t *Table) lookLocked(e *entry, now, last Instant) func() {
 // lookAtEndedLocked takes an ended session out of the digest when its deadline has passed, for then no node
 // takes word of it any more, and forgets it after the retention.
 func (t *Table) lookAtEndedLocked(e *entry, now Instant) func() {
+	if until, known := t.cfg.Timebase.Local(e.origin(), e.ends); known && e.summed {
+		e.until = min(e.until, max(until, 1)) // it was a guess, if the clock was not known
+	}
+	if e.summed && now < e.until {
+		t.rescheduleLocked(e, t.endedCheckLocked(e))
+		return func() {}
+	}
 	if now < t.forgetAtLocked(e) && e.summed {
 		t.toggleLocked(e)
 		t.rescheduleLocked(e, t.forgetAtLocked(e))
@@ -245,10 +252,15 @@ func (t *Table) endLocked(e *entry, end End) Ending {
 	return Ending{Session: t.sessionLocked(e), Number: e.number, Conns: e.connections()}
 }
 
-// endedCheckLocked is when an ended entry has to be looked at next.
+// endedCheckLocked is when an ended entry has to be looked at next: at its deadline, or soon if nobody knows
+// here when that is.
 func (t *Table) endedCheckLocked(e *entry) Instant {
 	if e.summed {
-		return e.until
+		until, known := t.cfg.Timebase.Local(e.origin(), e.ends)
+		if !known {
+			until = t.cfg.Clock.Boot().Add(askAgain)
+		}
+		return Earliest(e.until, max(until, 1))
 	}
 	return t.forgetAtLocked(e)
 }

@@ -17,7 +17,8 @@ var conflicted = End{Reason: ReasonConflict, By: "merge"}
 
 // Merge returns what follows from two records of the same session. It is commutative, associative and
 // idempotent, so that it does not matter in which order, how often and by which way records come; and
-// what has ended stays so: the deadline is never later, and an end never goes away.
+// what has ended stays so: the deadline is never later, and an end never goes away. (Two records that describe the user
+// in different ways as of the same validation contradict each other only where they meet; the end goes everywhere then.)
 //
 // The order in which it prefers one of two ends or of two sets of immutable fields means nothing; it
 // only has to be the same everywhere.
@@ -57,37 +58,49 @@ func mergeImmutable(a, b Record) (out Record, conflict bool) {
 	}
 	c := bytes.Compare(a.immutable(), b.immutable())
 	if c > 0 {
-		a = b
+		a, b = b, a
 	}
-	return a, c != 0
+	d := cmp.Or(cmp.Compare(a.Validated, b.Validated), bytes.Compare(a.description(), b.description()))
+	conflict = c != 0 || d != 0 && a.Validated == b.Validated
+	if d < 0 {
+		who := a.Identity
+		a.Identity, a.Validated = b.Identity, b.Validated
+		a.Identity.Issuer, a.Identity.Subject = who.Issuer, who.Subject
+	}
+	return a, conflict
+}
+
+// description is a canonical encoding of what may be said anew of the user.
+func (r *Record) description() []byte {
+	i := &r.Identity
+	b := appendFields(nil, i.Name, i.Email, i.ACR)
+	b = appendFields(b, i.Groups...)
+	b = appendFields(b, i.AMR...)
+	return binary.BigEndian.AppendUint64(b, uint64(unixNano(i.AuthTime)))
+}
+
+func appendFields(b []byte, list ...string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	for _, s := range list {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return b
 }
 
 // immutable is a canonical encoding of the fields that never change.
 func (r *Record) immutable() []byte {
-	var b []byte
-	field := func(s string) {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
-	}
-	fields := func(list []string) {
-		b = binary.AppendUvarint(b, uint64(len(list)))
-		for _, s := range list {
-			field(s)
-		}
-	}
-	field(r.Origin.Node)
+	b := appendFields(nil, r.Origin.Node, r.Identity.Issuer, r.Identity.Subject, r.Method, r.SID)
 	b = binary.BigEndian.AppendUint64(b, r.Origin.Boot)
 	b = append(b, r.Key[:]...)
+	b = append(b, r.Credential[:]...)
 	b = append(b, r.Supersedes[:]...)
-	i := &r.Identity
-	fields([]string{i.Issuer, i.Subject, i.Name, i.Email, i.ACR, r.Method})
-	fields(i.Groups)
-	fields(i.AMR)
-	for _, t := range []int64{unixNano(i.AuthTime), unixNano(r.Created), int64(r.IdleTimeout), int64(r.Born)} {
+	b = binary.BigEndian.AppendUint32(b, r.Generation)
+	for _, t := range []int64{unixNano(r.Created), int64(r.IdleTimeout), int64(r.Born)} {
 		b = binary.BigEndian.AppendUint64(b, uint64(t))
 	}
 	for _, a := range r.BindAddrs {
-		field(a.String())
+		b = appendFields(b, a.String())
 	}
 	return b
 }
@@ -150,6 +163,9 @@ func (r *Record) hash() uint64 {
 	b = append(b, r.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Deadline))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Active))
+	if !r.Tombstone() {
+		b = binary.BigEndian.AppendUint64(append(b, r.description()...), uint64(r.Validated))
+	}
 	if e := r.Revoked; e != nil {
 		b = binary.BigEndian.AppendUint64(b, uint64(unixNano(e.At)))
 		b = append(append(b, e.Reason...), e.By...)

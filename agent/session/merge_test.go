@@ -16,7 +16,8 @@ func randomRecord(r *rand.Rand, id byte) Record {
 	if r.IntN(3) > 0 {
 		rec.Key, rec.Identity = Key{id}, Identity{Issuer: "i", Subject: "u", Groups: []string{"g"}}
 		rec.Method, rec.Born, rec.Created = "browser", 10, time.Unix(5, 0)
-		rec.Active = OriginTime(r.IntN(3) * 20)
+		rec.Active, rec.Validated = OriginTime(r.IntN(3)*20), OriginTime(r.IntN(3))
+		rec.Identity.Groups = []string{string(rune('c' - rec.Validated))} // what is said last is not the greatest
 	}
 	if r.IntN(2) == 0 || rec.Tombstone() {
 		rec.Revoked = &End{Reason: []Reason{ReasonKilled, ReasonLogout}[r.IntN(2)], By: []string{"x", "y"}[r.IntN(2)], At: time.Unix(int64(r.IntN(2)), 0)}

@@ -8,17 +8,19 @@ type Reason string
 
 // Why sessions end.
 const (
-	ReasonAbsolute    Reason = "absolute-timeout" // the absolute deadline passed
-	ReasonIdle        Reason = "idle-timeout"     // no activity for the idle timeout
-	ReasonKilled      Reason = "killed"           // an operator's kill
-	ReasonLogout      Reason = "logout"           // the user signed out
-	ReasonProvider    Reason = "provider-revoked" // the identity provider ended it
-	ReasonPolicy      Reason = "policy-denied"    // policy no longer allows it
-	ReasonSuperseded  Reason = "superseded"       // a newer session took its place
-	ReasonWatermark   Reason = "watermark"        // created before a watermark
-	ReasonConflict    Reason = "conflict"         // nodes say different things of it that never change
-	ReasonLost        Reason = "state-lost"       // its kernel state was removed beneath the agent (kill --local)
-	ReasonUnavailable Reason = "enforcement-lost" // it could not be enforced any longer
+	ReasonAbsolute    Reason = "absolute-timeout"    // the absolute deadline passed
+	ReasonIdle        Reason = "idle-timeout"        // no activity for the idle timeout
+	ReasonKilled      Reason = "killed"              // an operator's kill
+	ReasonLogout      Reason = "logout"              // the user signed out
+	ReasonProvider    Reason = "provider-revoked"    // the identity provider ended it
+	ReasonPolicy      Reason = "policy-denied"       // policy no longer allows it
+	ReasonSuperseded  Reason = "superseded"          // a newer session took its place
+	ReasonWatermark   Reason = "watermark"           // created before a watermark
+	ReasonConflict    Reason = "conflict"            // nodes say different things of it that never change
+	ReasonReplayed    Reason = "credential-replayed" // what it was created with made one of another key, too
+	ReasonUnvalidated Reason = "not-revalidated"     // the provider could not be asked for too long
+	ReasonLost        Reason = "state-lost"          // its kernel state was removed beneath the agent (kill --local)
+	ReasonUnavailable Reason = "enforcement-lost"    // it could not be enforced any longer
 )
 
 // Why connections end or are refused, beyond the reasons above.
@@ -30,6 +32,7 @@ const (
 	ReasonUnknownKey      Reason = "unknown-key"   // no session for this client key
 	ReasonNoCertificate   Reason = "no-client-certificate"
 	ReasonDenied          Reason = "denied"            // policy says no
+	ReasonStepUp          Reason = "step-up-required"  // the service asks for a stronger or fresher sign-in
 	ReasonTooMany         Reason = "too-many"          // a limit is reached
 	ReasonHandshake       Reason = "bad-handshake"     // TLS or preamble error
 	ReasonHandshakeTime   Reason = "handshake-timeout" // too slow

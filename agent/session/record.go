@@ -35,6 +35,7 @@ type Timebase interface {
 //	id, key, identity, ...   immutable
 //	deadline                 the earlier
 //	active                   the later
+//	identity, validated      what was validated later; issuer and subject never change
 //	revoked                  once is for ever
 //
 // A Record without a key is a tombstone: word of the end of a session that came before word of the
@@ -49,9 +50,16 @@ type Record struct {
 	Created     time.Time // by the wall clock of Origin's node: for people
 	IdleTimeout time.Duration
 	BindAddrs   []netip.Addr
-	Supersedes  ID // the session whose connections this one takes over; zero: none
+	SID         string // the provider's own session, of which this one is part (OpenID Connect Core: sid); may be empty
+	Credential  Credential
+	Supersedes  ID     // the session whose connections this one takes over; zero: none
+	Generation  uint32 // how many sessions come before it, each of which the next took over from
 	Origin      Origin
 	Born        OriginTime
+
+	// Validated is when the provider last confirmed Identity, of which but Issuer and Subject may change then; zero:
+	// not since Born.
+	Validated OriginTime
 
 	Deadline OriginTime
 	Active   OriginTime // the latest activity that was published; zero: none since Born
@@ -61,13 +69,16 @@ type Record struct {
 	Extra []byte
 }
 
-// Watermark ends every session of a subject, or of everyone, that was born before an instant, also those
-// that nobody here has heard of yet. Watermarks of the same Issuer, Subject and Origin merge: the later wins.
+// Watermark ends every session of a subject, or of everyone, that was born before an instant, or every one that
+// a provider's own session began, whenever it is born; also those that nobody here has heard of yet. Watermarks
+// that say the same of whom, by the same Origin, merge: the later wins.
 type Watermark struct {
 	Issuer, Subject string // both empty: everyone; Issuer alone empty: this subject of any issuer
+	SID             string // the session of Issuer's, instead of Subject
 	Origin          Origin // whose clock Before is read from
 	Before          OriginTime
-	End             End // what its sessions ended for
+	Keep            time.Duration // after Before it is forgotten; zero: MaxLifetime, which no session outlives
+	End             End           // what its sessions ended for
 	// Learned is when this host first heard of it, which was after Before; kept by Table and Store.
 	Learned Instant `json:"-"`
 }

@@ -38,6 +38,34 @@ func (t *Table) publishLocked(e *entry, now Instant) func() {
 	if t.cfg.OnChange == nil || !e.untold || now < t.quarterLocked(e) {
 		return func() {}
 	}
+	return t.tellLocked(e)
+}
+
+// TellActivity publishes, and saves, all activity that other nodes do not know of: this host is about to leave them, and
+// they would take sessions to be idle since they last heard.
+func (t *Table) TellActivity() {
+	if t.cfg.OnChange == nil {
+		return
+	}
+	for leaf := range t.leaves {
+		var tell []func()
+		t.mu.Lock()
+		for e := t.leaves[leaf]; e != nil; e = e.next {
+			if e.ended == nil && e.idle > 0 && e.untold {
+				publish := t.tellLocked(e)
+				s := t.sessionLocked(e)
+				tell = append(tell, publish, func() { t.saveSoon(s) })
+			}
+		}
+		t.mu.Unlock()
+		for _, f := range tell {
+			f()
+		}
+	}
+}
+
+// tellLocked publishes the last activity; what it returns calls back, without the lock.
+func (t *Table) tellLocked(e *entry) func() {
 	at, ok := t.cfg.Timebase.Remote(e.origin(), e.lastActive)
 	if !ok || at <= max(e.published, e.born) {
 		return func() {}
@@ -66,6 +94,8 @@ const (
 	// maxDrift is how far two clocks can drift apart, in parts of a million of the time that passes: more
 	// than twice what crystals do.
 	maxDrift = 200
+	// askAgain is when the deadline of an ended session is translated anew of which the clock was not known.
+	askAgain = 5 * time.Second
 	// timingError is by how much the translation of an instant may be off.
 	timingError = time.Millisecond
 )

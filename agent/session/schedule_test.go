@@ -129,3 +129,25 @@ func TestEarlierOfTwoClocksCountsAfterAReboot(t *testing.T) {
 		})
 	}
 }
+
+// A fault it keeps out: word of an end that came before its session's clock was known stayed in the digest past its
+// deadline, where no other node had it any more: nodes never agreed again.
+func TestEndOfUnknownClockLeavesTheDigest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, base, clock := newMistaken(t)
+		base.unknown.Store(true)
+		before := h.Fold()
+		r := recordOf(clock, 1, time.Minute, 0)
+		r.Revoked = &End{Reason: ReasonKilled, At: clock.Wall()}
+		h.merge(t, r)
+		if h.Fold() == before {
+			t.Fatal("the end is not in the digest")
+		}
+		time.Sleep(time.Second)
+		base.unknown.Store(false)
+		time.Sleep(time.Minute)
+		if h.Fold() != before || len(h.Records([]ID{r.ID})) != 0 {
+			t.Error("it is there past its deadline")
+		}
+	})
+}

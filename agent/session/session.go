@@ -33,7 +33,12 @@ type Session struct {
 	Ends       OriginTime `json:"ends,omitzero"`
 	Published  OriginTime `json:"published,omitzero"`
 	Supersedes ID         `json:"supersedes,omitzero"` // the session whose connections this one took over
+	SID        string     `json:"sid,omitempty"`       // the provider's own session that this one is part of
+	Credential Credential `json:"credential,omitzero"` // what it was created with, if that serves one key only
+	Generation uint32     `json:"generation,omitzero"` // how many sessions it took over from, one after the other
 	Extra      []byte     `json:"extra,omitempty"`
+	// Validated is when the provider last confirmed the identity, after Born; zero: not since.
+	Validated OriginTime `json:"validated,omitzero"`
 
 	// Until is the absolute end on this host's CLOCK_BOOTTIME. IdleUntil is the end of the idle
 	// lease with its grace, or zero. LastActive is the last activity known.

@@ -79,6 +79,10 @@ func (t *Table) mergeLocked(r Record, m *MergeResult) (changed bool, after after
 	}
 	t.changeLocked(e, func() {
 		e.published = merged.Active
+		if t.describeLocked(e, &merged) && e.ended == nil && merged.Revoked == nil {
+			s := t.sessionLocked(e)
+			after.identity = &s
+		}
 		e.setExtra(merged.Extra)
 		if merged.Deadline < e.ends {
 			t.shortenLocked(e, merged.Deadline)
@@ -126,7 +130,9 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 		t.endBeforeItBeganLocked(&s)
 	}
 	rival := t.byKey[s.Key]
-	after.ended = t.settleLocked(t.insertLocked(s), rival, &after)
+	replayed := t.byCredential[s.Credential]
+	e := t.insertLocked(s)
+	after.ended = append(t.settleLocked(e, rival, &after), t.endReplayedLocked(e, replayed)...)
 	return true, after
 }
 
@@ -150,7 +156,7 @@ func (t *Table) endBeforeItBeganLocked(s *Session) {
 func (t *Table) sessionOf(r Record, until, now Instant) Session {
 	s := Session{
 		ID: r.ID, Identity: r.Identity, Key: r.Key, Method: r.Method, Created: r.Created, IdleTimeout: r.IdleTimeout, BindAddrs: r.BindAddrs,
-		Supersedes: r.Supersedes, Origin: r.Origin, Born: r.Born, Ends: r.Deadline, Published: r.Active, Extra: r.Extra,
+		SID: r.SID, Credential: r.Credential, Validated: r.Validated, Supersedes: r.Supersedes, Generation: r.Generation, Origin: r.Origin, Born: r.Born, Ends: r.Deadline, Published: r.Active, Extra: r.Extra,
 		Deadline: t.cfg.Clock.Wall().Add(until.Sub(now)), Until: until, LastActive: now, Ended: r.Revoked,
 	}
 	if at, ok := t.cfg.Timebase.Local(r.Origin, max(r.Active, r.Born)); ok {
@@ -220,8 +226,11 @@ func (t *Table) recordLocked(e *entry) Record {
 	if e.identity != nil {
 		r.Identity = e.identity.Identity
 	}
+	if e.login != nil {
+		r.SID, r.Credential, r.Validated = e.login.sid, e.login.credential, e.login.validated
+	}
 	if e.rare != nil {
-		r.BindAddrs, r.Supersedes, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.extra
+		r.BindAddrs, r.Supersedes, r.Generation, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	if e.ended != nil && e.ended.Reason != ReasonAbsolute { // every node comes to that by itself
 		r.Revoked = e.ended

@@ -514,6 +514,8 @@ func (f *failingMarks) SaveWatermark(Watermark) error {
 	return nil
 }
 
+func (f *failingMarks) DeleteWatermarkSoon(Watermark) {}
+
 // Who hears of the end of a session before the session ends the one that it had taken over from, too.
 func TestTombstoneEndsTheSupersededSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

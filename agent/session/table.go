@@ -3,8 +3,6 @@
 package session
 
 import (
-	"bytes"
-	"cmp"
 	"container/heap"
 	"fmt"
 	"net/netip"
@@ -37,9 +35,13 @@ type TableConfig struct {
 	// OnSupersede is called, as OnEnd is and before it, when a session takes over the connections of
 	// another, and with them its number.
 	OnSupersede func(Takeover)
+	// OnIdentity is called, as OnEnd is, when a provider says other things of a session's user than before.
+	OnIdentity func(Session)
 	// OnChange is called, as OnEnd is, with what other nodes must learn of: sessions that were created
 	// or ended here, and activity. Not with ends that every node comes to by itself, by the clock.
 	OnChange func(Record)
+	// OnValidate is called, as OnChange is, with a session whose identity was validated here.
+	OnValidate func(Record)
 	// Timebase translates what other nodes say; optional: without it the table knows this host alone.
 	Timebase Timebase
 	// Watermarks keeps watermarks as Store keeps sessions; optional.
@@ -54,6 +56,8 @@ type TableConfig struct {
 // WatermarkStore keeps watermarks across restarts.
 type WatermarkStore interface {
 	SaveWatermark(Watermark) error // returns when it is durable
+	// DeleteWatermarkSoon does not block, and is called under the table's lock; a crash may lose it.
+	DeleteWatermarkSoon(Watermark)
 }
 
 // MaxLifetime is the longest time that a session may last: so long, what it is ended by is remembered.
@@ -101,8 +105,8 @@ type Table struct {
 	digest       Digest
 	leaves       [1 << 16]*entry // the first of each leaf of digest: see entry.next
 	supersededBy map[ID]*entry
-	watermarks   map[watermarkKey]Watermark
-	unsavedMarks map[watermarkKey]bool // not known to be durable
+	marks        marks
+	byCredential map[Credential]*entry
 }
 
 // NewTable returns an empty table.
@@ -134,8 +138,8 @@ func NewTable(cfg TableConfig) (*Table, error) {
 		number:       FirstNumber(cfg.Clock.Boot()),
 		self:         cfg.Timebase.Self(),
 		supersededBy: map[ID]*entry{},
-		watermarks:   map[watermarkKey]Watermark{},
-		unsavedMarks: map[watermarkKey]bool{},
+		marks:        marks{byName: map[markName][]*mark{}},
+		byCredential: map[Credential]*entry{},
 	}, nil
 }
 
@@ -145,7 +149,8 @@ func NewTable(cfg TableConfig) (*Table, error) {
 func FirstNumber(now Instant) uint64 { return uint64(now) / uint64(time.Microsecond) }
 
 // Create adds a session that starts now, durably, and returns it. It sets all instants from absolute
-// and idle (zero idle: never). The session's ID may be preset. With Supersedes, the session
+// and idle (zero idle: never). The session's ID may be preset, and Born, to when its user was authenticated: what
+// ended all sessions of that user since then refuses this one, and its time runs from then. With Supersedes, the session
 // takes over the connections of that one, which must live and be of the same key and identity. Returns
 // ErrTooMany when the table is full, ErrKeyInUse when the key has another live session, or the
 // store's error; nothing is added then.
@@ -160,10 +165,14 @@ func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 	if s.ID.IsZero() {
 		s.ID = NewID()
 	}
-	s.Created, s.Deadline, s.Until = wall, wall.Add(absolute), now.Add(absolute)
-	s.Origin, s.Born, s.Ends, s.Published = t.cfg.Timebase.Self(), OriginTime(now), OriginTime(s.Until), 0
+	if born := Instant(s.Born); born == 0 || born > now {
+		s.Born = OriginTime(now)
+	}
+	since := now.Sub(Instant(s.Born))
+	s.Created, s.Deadline, s.Until = wall, wall.Add(absolute-since), now.Add(absolute-since)
+	s.Origin, s.Ends, s.Published, s.Validated = t.cfg.Timebase.Self(), OriginTime(s.Until), 0, 0
 	s.LastActive, s.IdleUntil, s.Ended = now, 0, nil
-	after, err := t.add(s)
+	after, err := t.add(&s)
 	if err != nil {
 		return Session{}, fmt.Errorf("create session: %w", err)
 	}
@@ -202,7 +211,7 @@ func (t *Table) Restore(s Session) error {
 }
 
 // add adds a session that was created here. What is left to do when it is durable is returned.
-func (t *Table) add(s Session) (*aftermath, error) {
+func (t *Table) add(s *Session) (*aftermath, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byID[s.ID] != nil {
@@ -211,35 +220,23 @@ func (t *Table) add(s Session) (*aftermath, error) {
 	if t.live >= t.cfg.MaxSessions && s.Supersedes.IsZero() { // else it makes its own room
 		return nil, fmt.Errorf("%w sessions: the limit is %d", ErrTooMany, t.cfg.MaxSessions)
 	}
-	if w, ok := t.belowLocked(&s); ok {
+	if t.credentialUsedLocked(s) {
+		return nil, ErrCredentialUsed
+	}
+	if w, ok := t.belowLocked(s); ok {
 		return nil, fmt.Errorf("%w: %s", ErrWatermark, w.End.Reason)
 	}
 	if old := t.byKey[s.Key]; old != nil && old.ended == nil && old.id != s.Supersedes {
 		return nil, fmt.Errorf("client key: %w (session %s)", ErrKeyInUse, old.id.Short())
 	}
-	if old := t.byID[s.Supersedes]; !s.Supersedes.IsZero() && (old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity)) {
-		return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
+	if old := t.byID[s.Supersedes]; !s.Supersedes.IsZero() {
+		if old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity) {
+			return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
+		}
+		s.Generation = old.generation() + 1
 	}
-	t.insertLocked(s)
+	t.insertLocked(*s)
 	return &aftermath{followed: s.Supersedes}, nil
-}
-
-// foundBefore reports whether the key of two sessions finds e rather than old: the one that lives, else the
-// later; on every node the same. One that waits to take over from old is not found yet.
-func (e *entry) foundBefore(old *entry) bool {
-	if live := e.ended == nil; live != (old.ended == nil) {
-		return live
-	}
-	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
-		return false
-	}
-	return e.laterThan(old.created, old.id)
-}
-
-// laterThan orders sessions by what never changes in them, so that every node does it in the same way. By
-// clocks it could not: each node has a view of its own of them.
-func (e *entry) laterThan(created int64, id ID) bool {
-	return cmp.Or(cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
 }
 
 // insertLocked adds a session as it is.
@@ -247,7 +244,7 @@ func (t *Table) insertLocked(s Session) *entry {
 	t.number++
 	e := &entry{
 		id: s.ID, key: s.Key, made: unique.Make(provenance{s.Origin, s.Method}), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
-		idle: s.IdleTimeout, rare: newRare(&s), born: s.Born, ends: s.Ends, published: s.Published,
+		idle: s.IdleTimeout, rare: newRare(&s), login: newLogin(&s), born: s.Born, ends: s.Ends, published: s.Published,
 		until: s.Until, lastActive: s.LastActive, ended: s.Ended, number: t.number,
 	}
 	now := t.cfg.Clock.Boot()
@@ -261,6 +258,7 @@ func (t *Table) insertLocked(s Session) *entry {
 			t.byKey[e.key] = e
 		}
 	}
+	t.noteCredentialLocked(e)
 	if !s.Supersedes.IsZero() {
 		t.supersededBy[s.Supersedes] = e
 	}
@@ -381,6 +379,9 @@ func (t *Table) removeLocked(e *entry) {
 	*at = e.next
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)
+	}
+	if e.login != nil && t.byCredential[e.login.credential] == e {
+		delete(t.byCredential, e.login.credential)
 	}
 	if e.rare != nil && t.supersededBy[e.rare.supersedes] == e {
 		delete(t.supersededBy, e.rare.supersedes)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -415,6 +416,9 @@ func TestSelect(t *testing.T) {
 			{"zero selects nothing", Selector{}, nil},
 			{"all", Selector{All: true}, []ID{a.ID, b.ID}},
 			{"id prefix", Selector{ID: a.ID.Short()}, []ID{a.ID}},
+			{"whole id", Selector{ID: strings.ToUpper(a.ID.String())}, []ID{a.ID}},
+			{"whole id of none", Selector{ID: NewID().String()}, nil},
+			{"whole id and another subject", Selector{ID: a.ID.String(), Subject: "user2"}, nil},
 			{"subject", Selector{Subject: "user2"}, []ID{b.ID}},
 			{"service", Selector{Service: "db"}, []ID{b.ID}},
 			{"both must match", Selector{Subject: "user1", Service: "db"}, nil},
@@ -432,6 +436,25 @@ func TestSelect(t *testing.T) {
 				if !got[id] {
 					t.Errorf("%s: %v is missing", tt.name, id)
 				}
+			}
+		}
+	})
+}
+
+// A kill of one session must not cost more the more sessions there are.
+func TestSelectingOneLooksAtOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		one := h.create(t, 255, time.Minute, 0)
+		for n := range byte(200) {
+			h.create(t, n+1, time.Minute, 0)
+		}
+		for name, look := range map[string]func(){
+			"Select": func() { h.Select(Selector{ID: one.ID.String()}, false) },
+			"Get":    func() { _, _, _ = h.Get(one.ID.String()) },
+		} {
+			if n := testing.AllocsPerRun(10, look); n > 20 { // each name that is looked at is allocated
+				t.Errorf("%s allocates %.0f times", name, n)
 			}
 		}
 	})

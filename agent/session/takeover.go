@@ -2,7 +2,11 @@
 
 package session
 
-import "time"
+import (
+	"bytes"
+	"cmp"
+	"time"
+)
 
 // aftermath is what remains to be done when the lock has been given back.
 type aftermath struct {
@@ -10,6 +14,7 @@ type aftermath struct {
 	takeover *Takeover
 	ended    []Ending
 	moved    *movedSession
+	identity *Session // of which other things are said than before
 }
 
 type movedSession struct {
@@ -36,6 +41,9 @@ func (a *aftermath) finish(t *Table) (dirty []Session) {
 	if a.moved != nil {
 		t.moved(a.moved.id, a.moved.number)
 	}
+	if a.identity != nil && t.cfg.OnIdentity != nil {
+		t.cfg.OnIdentity(*a.identity)
+	}
 	return dirty
 }
 
@@ -48,10 +56,37 @@ func (t *Table) inPlaceOfLocked(s *Session) *entry {
 	if s.Key.IsZero() {
 		return nil
 	}
-	if rival := t.byKey[s.Key]; rival != nil && rival.ended == nil && rival.id != s.Supersedes && rival.laterThan(unixNano(s.Created), s.ID) {
+	if rival := t.byKey[s.Key]; rival != nil && rival.ended == nil && rival.id != s.Supersedes && rival.laterThan(s.Generation, unixNano(s.Created), s.ID) {
 		return rival
 	}
 	return nil
+}
+
+// foundBefore reports whether the key of two sessions finds e rather than old: the one that lives, else the
+// later; on every node the same. One that waits to take over from old is not found yet.
+func (e *entry) foundBefore(old *entry) bool {
+	if live := e.ended == nil; live != (old.ended == nil) {
+		return live
+	}
+	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
+		return false
+	}
+	return e.laterThan(old.generation(), old.created, old.id)
+}
+
+// laterThan orders sessions of a key by what never changes in them, so that every node does it in the same way:
+// whatever took over from another comes after that, and after all that came before. By clocks alone it could not
+// be said: each node has its own.
+func (e *entry) laterThan(generation uint32, created int64, id ID) bool {
+	return cmp.Or(cmp.Compare(e.generation(), generation), cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
+}
+
+// generation is Session.Generation.
+func (e *entry) generation() uint32 {
+	if e.rare == nil {
+		return 0
+	}
+	return e.rare.generation
 }
 
 // settleLocked ends what cannot live beside e, which was just added: what it supersedes, and rival, which its key
@@ -67,7 +102,7 @@ func (t *Table) settleLocked(e, rival *entry, after *aftermath) (endings []Endin
 	if rival == nil || rival == e || rival.ended != nil || e.ended != nil || e.key.IsZero() {
 		return endings
 	}
-	if e.laterThan(rival.created, rival.id) {
+	if e.laterThan(rival.generation(), rival.created, rival.id) {
 		return append(endings, t.takeOverLocked(rival, e, after)...)
 	}
 	return append(endings, t.takeOverLocked(e, rival, after)...)

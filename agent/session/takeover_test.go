@@ -115,3 +115,31 @@ func TestExtendingNeedsNoRoom(t *testing.T) {
 		}
 	})
 }
+
+// A fault it keeps out: the clock on the wall of the node that extended a session was behind that of the node that
+// created it, and where word of the extension came before word of the session between them, the extension ended.
+func TestExtensionIsLaterByWhateverClock(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t)
+			chain := []Session{h.create(t, 1, time.Hour, 0)}
+			for range 2 {
+				s, err := h.Create(Session{Key: chain[0].Key, Identity: chain[0].Identity, Supersedes: chain[len(chain)-1].ID}, time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				chain = append(chain, s)
+			}
+			there, _, clock := newMistaken(t)
+			for _, i := range order {
+				r := recordOf(clock, byte(i+1), time.Hour, 0)
+				r.ID, r.Key, r.Identity, r.Supersedes, r.Generation = chain[i].ID, chain[0].Key, chain[0].Identity, chain[i].Supersedes, chain[i].Generation
+				r.Created = chain[0].Created.Add(-time.Duration(i) * time.Hour)
+				there.merge(t, r)
+			}
+			if s, err := there.ByKey(chain[0].Key); err != nil || s.ID != chain[2].ID || there.Count() != 1 {
+				t.Errorf("in the order %v the key finds %s of %d: %v", order, s.ID.Short(), there.Count(), err)
+			}
+		})
+	}
+}

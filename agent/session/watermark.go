@@ -6,43 +6,103 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
+	"time"
 )
 
-// watermarkKey names what a later watermark replaces.
-type watermarkKey struct {
-	issuer, subject string
-	origin          Origin
+// markName is whom a watermark is about.
+type markName struct{ issuer, subject, sid string }
+
+func (w *Watermark) name() markName { return markName{w.Issuer, w.Subject, w.SID} }
+
+// marks are watermarks, at most one of an origin for each name. Guarded by Table.mu.
+type marks struct {
+	byName map[markName][]*mark
+	count  int
+	sweep  Instant // when to look next for those that may be forgotten
 }
 
-// covers reports whether the watermark is about an identity.
-func (w *Watermark) covers(i Identity) bool {
-	return w.Issuer == "" && w.Subject == "" || w.Subject == i.Subject && (w.Issuer == "" || w.Issuer == i.Issuer)
+const marksSweep = time.Minute // between looks
+
+type mark struct {
+	Watermark
+	unsaved bool // it is not known to be durable
 }
 
-// Raise ends every session that was born before the watermark, and will end those that are heard of
-// later; durably. It reports whether the watermark was news. Where the two clocks cannot be compared, every
-// session is taken to be older that was born before the watermark was heard of: doubt is refused.
-func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
-	if w.Before <= 0 || w.End.Reason == "" || w.Issuer != "" && w.Subject == "" {
-		return false, nil, fmt.Errorf("watermark of %q before %d: it says nothing", w.Subject, w.Before)
+// of yields the watermarks that are about a session.
+func (m *marks) of(i *Identity, sid string) iter.Seq[*mark] {
+	names := []markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}}
+	if i.Issuer == "" {
+		names = names[:2]
+	} else if sid == "" {
+		names = names[:3]
 	}
-	t.mu.Lock()
-	key := watermarkKey{w.Issuer, w.Subject, w.Origin}
-	if old, ok := t.watermarks[key]; ok && old.Before >= w.Before {
-		unsaved := t.unsavedMarks[key]
-		t.mu.Unlock()
-		if unsaved { // an earlier call failed, or is not done
-			err = t.saveWatermark(old)
+	return func(yield func(*mark) bool) {
+		for _, name := range names {
+			for _, w := range m.byName[name] {
+				if !yield(w) {
+					return
+				}
+			}
 		}
+	}
+}
+
+// put adds a watermark, unless one that says as much is there, which it returns.
+func (m *marks) put(w Watermark) (now *mark, news bool) {
+	list := m.byName[w.name()]
+	for _, old := range list {
+		switch {
+		case old.Origin != w.Origin:
+		case old.Before >= w.Before:
+			return old, false
+		default:
+			*old = mark{w, true}
+			return old, true
+		}
+	}
+	now = &mark{w, true}
+	m.byName[w.name()] = append(list, now)
+	m.count++
+	return now, true
+}
+
+// check says what is wrong with a watermark.
+func (w *Watermark) check() error {
+	if w.Before <= 0 || w.End.Reason == "" || w.Keep < 0 || w.Keep > MaxLifetime ||
+		w.Issuer != "" && w.Subject == "" && w.SID == "" || w.SID != "" && (w.Issuer == "" || w.Subject != "") {
+		return fmt.Errorf("watermark of %q (session %q at %q) before %d: it says nothing", w.Subject, w.SID, w.Issuer, w.Before)
+	}
+	return nil
+}
+
+// Raise ends every session that the watermark is about, and will end those that are heard of later; durably. It
+// reports whether the watermark was news. Where the two clocks cannot be compared, every session is taken to be
+// older that was born before the watermark was heard of: doubt is refused.
+func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
+	if err := w.check(); err != nil {
 		return false, nil, err
 	}
-	w.Learned = t.cfg.Clock.Boot()
-	t.watermarks[key], t.unsavedMarks[key] = w, true
+	t.mu.Lock()
+	now := t.cfg.Clock.Boot()
+	w.Learned = now
+	t.forgetMarksLocked(now)
+	if t.markEndLocked(&w) <= now { // whoever told it had not forgotten it yet
+		t.mu.Unlock()
+		return false, nil, nil
+	}
+	m, news := t.marks.put(w)
+	w, unsaved := m.Watermark, m.unsaved
 	t.mu.Unlock()
-	endings, err = t.EndAll(t.below(&w), w.End)
-	return true, endings, errors.Join(err, t.saveWatermark(w))
+	if news {
+		endings, err = t.EndAll(t.below(&w), w.End)
+	}
+	if unsaved { // also if an earlier call failed, or is not done
+		err = errors.Join(err, t.saveWatermark(w))
+	}
+	return news, endings, err
 }
 
 // below returns the live sessions that a watermark ends. Those that come while it looks have been held against it.
@@ -52,7 +112,7 @@ func (t *Table) below(w *Watermark) (ids []ID) {
 		t.mu.Lock()
 		for _, e := range t.leaves[i : i+atOnce] {
 			for ; e != nil; e = e.next {
-				if e.ended == nil && e.identity != nil && w.covers(e.identity.Identity) && t.bornBeforeLocked(e.origin(), e.born, w) {
+				if e.ended == nil && e.identity != nil && w.covers(&e.identity.Identity, e.sid()) && t.bornBeforeLocked(e.origin(), e.born, w) {
 					ids = append(ids, e.id)
 				}
 			}
@@ -60,6 +120,17 @@ func (t *Table) below(w *Watermark) (ids []ID) {
 		t.mu.Unlock()
 	}
 	return ids
+}
+
+// covers reports whether the watermark is about a session.
+func (w *Watermark) covers(i *Identity, sid string) bool {
+	switch {
+	case w.SID != "":
+		return w.SID == sid && w.Issuer == i.Issuer
+	case w.Subject != "":
+		return w.Subject == i.Subject && (w.Issuer == "" || w.Issuer == i.Issuer)
+	}
+	return true
 }
 
 func (t *Table) saveWatermark(w Watermark) error {
@@ -70,23 +141,31 @@ func (t *Table) saveWatermark(w Watermark) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if key := (watermarkKey{w.Issuer, w.Subject, w.Origin}); t.watermarks[key] == w {
-		delete(t.unsavedMarks, key)
+	for _, m := range t.marks.byName[w.name()] {
+		if m.Watermark == w {
+			m.unsaved = false
+		}
 	}
 	return nil
 }
 
-// Watermarks returns all that were raised, in no order that means anything but always the same.
+// Watermarks returns all that hold, in no order that means anything but always the same.
 func (t *Table) Watermarks() []Watermark {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	list := make([]Watermark, 0, len(t.watermarks))
-	for _, w := range t.watermarks {
-		w.Learned = 0 // for this host only
-		list = append(list, w)
+	now := t.cfg.Clock.Boot()
+	t.forgetMarksLocked(now)
+	list := make([]Watermark, 0, t.marks.count)
+	for _, marks := range t.marks.byName {
+		for _, m := range marks {
+			if w := m.Watermark; t.markEndLocked(&w) > now {
+				w.Learned = 0 // for this host only
+				list = append(list, w)
+			}
+		}
 	}
 	slices.SortFunc(list, func(a, b Watermark) int {
-		return cmp.Or(strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Subject, b.Subject),
+		return cmp.Or(strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Subject, b.Subject), strings.Compare(a.SID, b.SID),
 			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot))
 	})
 	return list
@@ -99,22 +178,27 @@ func (t *Table) RestoreWatermark(w Watermark) {
 	if w.Learned == 0 {
 		w.Learned = t.cfg.Clock.Boot()
 	}
-	t.watermarks[watermarkKey{w.Issuer, w.Subject, w.Origin}] = w
+	m, _ := t.marks.put(w)
+	m.unsaved = false
 }
 
 // belowLocked returns a watermark that ends the session.
 func (t *Table) belowLocked(s *Session) (Watermark, bool) {
-	for _, w := range t.watermarks {
-		if w.covers(s.Identity) && t.bornBeforeLocked(s.Origin, s.Born, &w) {
-			return w, true
+	for w := range t.marks.of(&s.Identity, s.SID) {
+		if t.bornBeforeLocked(s.Origin, s.Born, &w.Watermark) {
+			return w.Watermark, true
 		}
 	}
 	return Watermark{}, false
 }
 
-// bornBeforeLocked reports whether a session is older than the watermark. What a watermark says by a clock that nobody
-// can compare any more, of a node that is gone, holds for what was there when it was heard of: not for ever.
+// bornBeforeLocked reports whether a session is older than the watermark, or never to be. What a watermark says by a
+// clock that nobody can compare any more, of a node that is gone, holds for what was there when it was heard of: not
+// for ever.
 func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
+	if w.SID != "" { // a provider's session that is over begins nothing any more
+		return true
+	}
 	alone := Origin{} // whose boots have no names
 	if o == w.Origin && o != alone {
 		return born < w.Before
@@ -131,4 +215,40 @@ func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
 		at = w.Learned.Add(timingError)
 	}
 	return b < at
+}
+
+// forgetMarksLocked forgets watermarks that no session can be older than any more.
+func (t *Table) forgetMarksLocked(now Instant) {
+	if now < t.marks.sweep {
+		return
+	}
+	t.marks.sweep = now.Add(marksSweep)
+	for name, list := range t.marks.byName {
+		kept := slices.DeleteFunc(list, func(m *mark) bool {
+			if t.markEndLocked(&m.Watermark) > now {
+				return false
+			}
+			if t.cfg.Watermarks != nil {
+				t.cfg.Watermarks.DeleteWatermarkSoon(m.Watermark)
+			}
+			t.marks.count--
+			return true
+		})
+		if t.marks.byName[name] = kept; len(kept) == 0 {
+			delete(t.marks.byName, name)
+		}
+	}
+}
+
+// markEndLocked is when a watermark is forgotten. By a clock that nobody can compare any more it cannot be said: then by
+// that on the wall, so that all nodes forget it and none learns it anew.
+func (t *Table) markEndLocked(w *Watermark) Instant {
+	keep := cmp.Or(w.Keep, MaxLifetime)
+	if at, known := t.cfg.Timebase.Local(w.Origin, w.Before); known && w.Origin != (Origin{}) {
+		return at.Add(keep)
+	}
+	if w.End.At.IsZero() {
+		return w.Learned.Add(keep)
+	}
+	return max(t.cfg.Clock.Boot().Add(w.End.At.Add(keep).Sub(t.cfg.Clock.Wall())), 1)
 }

@@ -46,3 +46,105 @@ func TestWatermarkOfAnEarlierBoot(t *testing.T) {
 		h.create(t, 1, time.Hour, 0)
 	})
 }
+
+// What a provider's own session began ends with it, also what begins later, on every node, and nothing else does.
+func TestWatermarkOfAProvidersSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		make := func(i int, key byte, issuer, sid string) (Session, error) {
+			return c.tables[i].Create(Session{Key: Key{key}, Identity: Identity{Issuer: issuer, Subject: "user"}, SID: sid}, time.Hour)
+		}
+		var all []Session
+		for n, of := range [][2]string{{"https://idp", "one"}, {"https://idp", "two"}, {"https://other", "one"}, {"https://idp", ""}} {
+			s, err := make(0, byte(n+1), of[0], of[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, s)
+		}
+		c.settle()
+		w := Watermark{Issuer: "https://idp", SID: "one", Origin: c.tables[0].self, Before: OriginTime(c.tables[0].clock.Boot()), Keep: time.Hour,
+			End: End{Reason: ReasonProvider, At: time.Now()}}
+		for _, table := range c.tables {
+			if news, _, err := table.Raise(w); err != nil || !news {
+				t.Fatal(news, err)
+			}
+			for n, s := range all {
+				if _, err := table.ByID(s.ID); (ReasonOf(err) == ReasonProvider) != (n == 0) {
+					t.Errorf("session %d: %v", n, err)
+				}
+			}
+		}
+		time.Sleep(time.Minute)
+		if _, err := make(1, 9, "https://idp", "one"); !errors.Is(err, ErrWatermark) {
+			t.Errorf("begun by what is over: %v", err)
+		}
+		for _, bad := range []Watermark{{SID: "one"}, {Issuer: "i", SID: "one", Subject: "s"}, {Issuer: "i"}} {
+			bad.Before, bad.End = 1, w.End
+			if _, _, err := c.tables[0].Raise(bad); err == nil {
+				t.Errorf("%+v was raised", bad)
+			}
+		}
+	})
+}
+
+// Watermarks are kept no longer than they are of use; a node that still has one does not bring it back.
+func TestWatermarksAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		w := Watermark{Issuer: "https://idp", Subject: "user", Origin: c.tables[0].self, Before: OriginTime(c.tables[0].clock.Boot()), Keep: time.Hour,
+			End: End{Reason: ReasonProvider, At: time.Now()}}
+		gone := w
+		gone.Origin = Origin{Node: "gone", Boot: 7}
+		for _, table := range c.tables {
+			for _, w := range []Watermark{w, gone} {
+				if news, _, err := table.Raise(w); err != nil || !news {
+					t.Fatal(news, err)
+				}
+			}
+		}
+		time.Sleep(59 * time.Minute)
+		for i, table := range c.tables {
+			if n := len(table.Watermarks()); n != 2 && i == 1 { // the wall clock of node 0 is 90 minutes behind
+				t.Errorf("node %d: %d watermarks after 59 minutes", i, n)
+			}
+		}
+		time.Sleep(3 * time.Hour)
+		for i, table := range c.tables {
+			if list := table.Watermarks(); len(list) != 0 || table.marks.count != 0 || len(table.marks.byName) != 0 {
+				t.Errorf("node %d still has %+v", i, list)
+			}
+			for _, w := range []Watermark{w, gone} {
+				if news, _, err := table.Raise(w); err != nil || news {
+					t.Errorf("node %d learns one anew: %v, %v", i, news, err)
+				}
+			}
+		}
+	})
+}
+
+// Who was authenticated before everybody was signed out has no session after it.
+func TestSessionOfAnEarlierAuthentication(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		authenticated := OriginTime(h.clock.Boot())
+		time.Sleep(time.Second)
+		w := Watermark{Subject: "user", Before: OriginTime(h.clock.Boot()), End: End{Reason: ReasonProvider, At: time.Now()}}
+		if _, _, err := h.Raise(w); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		s := Session{Key: Key{1}, Identity: Identity{Subject: "user"}, Born: authenticated}
+		if _, err := h.Create(s, time.Hour); !errors.Is(err, ErrWatermark) {
+			t.Errorf("authenticated before: %v", err)
+		}
+		s.Born = OriginTime(h.clock.Boot().Add(-time.Millisecond))
+		made, err := h.Create(s, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := made.Until.Sub(h.clock.Boot()); left != time.Hour-time.Millisecond {
+			t.Errorf("its time runs from its authentication: %v are left", left)
+		}
+	})
+}

@@ -69,6 +69,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	pending map[session.ID]*session.Session // nil: delete
+	gone    []session.Watermark             // to be deleted
 }
 
 // Open opens or creates the file, checks all of it, and applies what the journal holds. Returns an
@@ -216,10 +217,10 @@ func (s *Store) Run(ctx context.Context) error {
 // flush writes what waits in one transaction, and puts it back if that does not work.
 func (s *Store) flush() error {
 	s.mu.Lock()
-	batch := s.pending
-	s.pending = map[session.ID]*session.Session{}
+	batch, gone := s.pending, s.gone
+	s.pending, s.gone = map[session.ID]*session.Session{}, nil
 	s.mu.Unlock()
-	if len(batch) == 0 {
+	if len(batch) == 0 && len(gone) == 0 {
 		return nil
 	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
@@ -232,13 +233,14 @@ func (s *Store) flush() error {
 				return err
 			}
 		}
-		return nil
+		return deleteMarks(tx, gone)
 	})
 	if err == nil {
 		return s.journal.clearIfApplied(s)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gone = append(s.gone, gone...)
 	for id, v := range batch {
 		if newer, ok := s.pending[id]; !ok || (newer != nil && newer.Ended == nil && v != nil && v.Ended != nil) {
 			s.pending[id] = v

@@ -34,12 +34,44 @@ func (s *Store) SaveWatermark(w session.Watermark) error {
 		panic("encode a watermark: " + err.Error()) // nothing in it can fail to encode
 	}
 	value := append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(body, castagnoli)), body...)
-	key := fmt.Appendf(nil, "%s\x00%s\x00%s\x00%016x", w.Issuer, w.Subject, w.Origin.Node, w.Origin.Boot)
-	err = s.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMarks).Put(key, value) })
+	err = s.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMarks).Put(markKey(&w), value) })
 	if err != nil {
 		return fmt.Errorf("write %s: %w", s.db.Path(), err)
 	}
 	return nil
+}
+
+// DeleteWatermarkSoon implements session.WatermarkStore.
+func (s *Store) DeleteWatermarkSoon(w session.Watermark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = append(s.gone, w)
+}
+
+// deleteMarks deletes watermarks, unless they have been raised again.
+func deleteMarks(tx *bbolt.Tx, gone []session.Watermark) error {
+	b := tx.Bucket(bucketMarks)
+	for i := range gone {
+		key := markKey(&gone[i])
+		m, err := decodeWatermark(b.Get(key))
+		if err != nil || m.Before > gone[i].Before {
+			continue // it is not there, or newer
+		}
+		if err := b.Delete(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// markKey is where a watermark stands in the file. One that is about no session of a provider's has the key that it had
+// before there were others.
+func markKey(w *session.Watermark) []byte {
+	key := fmt.Appendf(nil, "%s\x00%s\x00%s\x00%016x", w.Issuer, w.Subject, w.Origin.Node, w.Origin.Boot)
+	if w.SID != "" {
+		key = fmt.Appendf(key, "\x00%s", w.SID)
+	}
+	return key
 }
 
 // LoadWatermarks returns every watermark in the file.

@@ -19,7 +19,7 @@ func (a *app) newKillCmd() *cobra.Command {
 	var req api.KillRequest
 	var local bool
 	var which glass
-	wait := 5 * time.Second
+	var wait time.Duration // zero: what the agent thinks right
 	cmd := &cobra.Command{
 		Use:   "kill [SESSION]",
 		Short: "End sessions now, with all their connections, and prove it",
@@ -47,7 +47,7 @@ asking the agent: for when it hangs.`,
 			if len(args) == 1 {
 				req.Session = args[0]
 			}
-			if wait <= 0 {
+			if wait <= 0 && c.Flags().Changed("wait") {
 				return usage("--wait must be above zero; to wait for no node: --no-wait")
 			}
 			req.Patience = api.Seconds(wait)
@@ -62,7 +62,7 @@ asking the agent: for when it hangs.`,
 	f.BoolVar(&req.All, "all", false, "every session")
 	f.StringVar(&req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
 	f.BoolVar(&req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
-	f.DurationVar(&wait, "wait", wait, "how long other nodes of the cluster may take to answer")
+	f.DurationVar(&wait, "wait", wait, "how long other nodes of the cluster may take to answer (default 5s and 1ms a session)")
 	f.BoolVar(&req.NoWait, "no-wait", false, "do not wait for other nodes of the cluster")
 	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
 	f.BoolVar(&local, "local", false, "without the agent, by the kernel's objects alone")

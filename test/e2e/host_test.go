@@ -181,3 +181,33 @@ func TestServiceManager(t *testing.T) {
 	a.WaitExit(t)
 	a.CheckNothingLeft(t)
 }
+
+// The capabilities that packaging/curfew.service leaves are enough to serve, to kill, and to clear up.
+func TestCapabilitiesOfTheUnitSuffice(t *testing.T) {
+	unit, err := os.ReadFile("../../packaging/curfew.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, set, found := strings.Cut(string(unit), "\nCapabilityBoundingSet=")
+	set, _, _ = strings.Cut(set, "\n")
+	if !found || set == "" {
+		t.Fatal("the unit bounds nothing")
+	}
+	bounds := "-all"
+	for _, name := range strings.Fields(set) {
+		bounds += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+	}
+	e := startEcho(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
+	a := harness.Start(t, harness.Config{
+		Services: service("echo", addr, e.addr, ""), Under: []string{peers.Find(t, "setpriv"), "--bounding-set", bounds},
+	})
+	_, creds := a.CreateSession(t, "alice", time.Hour)
+	conn := mustConnect(t, addr, creds)
+	k, res := a.KillJSON(t, "--all")
+	if res.Code != 0 || !k.Verified || k.Destroyed != 1 || strings.Contains(strings.Join(k.Layers, " "), "userspace") {
+		t.Fatalf("kill: %+v %+v", k, res)
+	}
+	mustEnd(t, conn)
+	a.Stop(t)
+}

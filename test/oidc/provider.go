@@ -42,6 +42,7 @@ type Options struct {
 	Clients []Client
 	Users   map[string]Claims
 	TTL     map[string]int // lifetimes in seconds, by model name: IdToken, RefreshToken, ...
+	CA      string         // a file of certificates that it believes beside the system's
 }
 
 // WebClient is a confidential client with refresh tokens.
@@ -50,6 +51,12 @@ func WebClient(id, secret string, redirects ...string) Client {
 		"client_id": id, "client_secret": secret, "redirect_uris": redirects,
 		"grant_types": []string{"authorization_code", "refresh_token"},
 	}
+}
+
+// WithBackChannel asks the provider to tell the relying party at uri when its users sign out.
+func (c Client) WithBackChannel(uri string) Client {
+	c["backchannel_logout_uri"], c["backchannel_logout_session_required"] = uri, true
+	return c
 }
 
 // Provider is a running provider.
@@ -71,6 +78,9 @@ func Start(t testing.TB, o Options) *Provider {
 	}
 	cmd := exec.Command(node(dir), filepath.Join(dir, "server.mjs"), string(config))
 	cmd.Env = append(os.Environ(), "NODE_NO_WARNINGS=1")
+	if o.CA != "" {
+		cmd.Env = append(cmd.Env, "NODE_EXTRA_CA_CERTS="+o.CA)
+	}
 	log := &tail{}
 	cmd.Stderr = log
 	stdin, err := cmd.StdinPipe()

@@ -27,9 +27,10 @@ import (
 
 // user is somebody at a laptop of their own: with the program, a home and a browser.
 type user struct {
-	agent *harness.Agent
-	home  string
-	name  string
+	agent   *harness.Agent
+	home    string
+	name    string
+	browser *oidc.Browser // that the last sign-in went through
 }
 
 var startLink = regexp.MustCompile(`https://\S+/start/\S+`)
@@ -66,7 +67,8 @@ func (u *user) login(t *testing.T) harness.Result {
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		fmt.Fprintln(&errOut, lines.Text())
 		if link := startLink.FindString(lines.Text()); link != "" {
-			if _, err := oidc.NewBrowser(u.name, u.roots(t)).Walk(t.Context(), link, nil); err != nil {
+			u.browser = oidc.NewBrowser(u.name, u.roots(t))
+			if _, err := u.browser.Walk(t.Context(), link, nil); err != nil {
 				t.Errorf("browser: %v", err)
 			}
 		}
@@ -78,17 +80,23 @@ func (u *user) login(t *testing.T) harness.Result {
 // roots vouch for the agent's own certificate, as if the user had told the browser to go on.
 func (u *user) roots(t *testing.T) *x509.CertPool {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(u.home, "curfew", "*", "ca.pem"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("the agent's certificates: %v, %v", files, err)
-	}
-	pem, err := os.ReadFile(files[0])
+	pem, err := os.ReadFile(u.ca(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return pool
+}
+
+// ca is the file that holds what the user believes of the agent since the first contact.
+func (u *user) ca(t *testing.T) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(u.home, "curfew", "*", "ca.pem"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the agent's certificates: %v, %v", files, err)
+	}
+	return files[0]
 }
 
 // TestTheWholeWay goes it with the built program, the real provider and the kernel: sign in,

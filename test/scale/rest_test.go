@@ -90,3 +90,28 @@ func (r *rig) measureRest(when string, long time.Duration) {
 	r.out.add(when+": packets/s sent", "%s", each("%.0f", packets))
 	r.out.add(when+": CPU s/s of the proxy process", "%s", each("%.3f", cpu))
 }
+
+// quietRate is how much a node sends, in kB/s, that has no news to tell, at most.
+const quietRate = 20
+
+// settle waits until the nodes have no news to tell each other any more: gossip goes on when all know all.
+func (r *rig) settle() {
+	r.b.Helper()
+	began := time.Now()
+	before := r.loads()
+	for quiet := false; !quiet; {
+		select {
+		case <-time.After(time.Second): // what is looked at is a rate
+		case <-r.ctx.Done():
+			r.b.Fatal("out of time before the nodes were quiet")
+		}
+		now := r.loads()
+		quiet = true
+		for i, l := range now {
+			rate := float64(l.wire.since(before[i].wire).outBytes) / l.at.Sub(before[i].at).Seconds() / 1000
+			quiet = quiet && rate < quietRate
+		}
+		before = now
+	}
+	r.out.add("then until gossip has nothing to tell any more", "%.0f s", time.Since(began).Seconds())
+}

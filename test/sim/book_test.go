@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -25,9 +23,11 @@ type fact struct {
 	goes     *node // where its user will use it next; of the driver alone
 	user     *node // where it was used last
 	used     time.Time
+	uses     map[*node]time.Time // when each node was used last
 	useUntil time.Time
 	killed   bool // somewhere
 	followed bool // by a session that takes over from it
+	doubted  bool // its end was: see doubtLocked
 	over     bool // it has ended, or was to end, on purpose or for idleness
 }
 
@@ -54,6 +54,7 @@ type book struct {
 	events, kills int
 	worst         time.Duration // that a kill took, to a node that could be reached
 	late          time.Duration // that a connection lived past its session's deadline
+	doubts        int           // sessions that were taken to be older than a watermark, wrongly
 	elsewhere     int           // sessions in use that were cut for idleness by a node that knew nothing of it
 }
 
@@ -66,7 +67,7 @@ func (b *book) add(n *node, s session.Session, useFor time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := &fact{id: s.ID, key: s.Key, subject: s.Identity.Subject, born: n.when(s.Born), deadline: n.when(s.Ends), idle: s.IdleTimeout,
-		follows: b.facts[s.Supersedes], goes: n, user: n, used: time.Now(), useUntil: time.Now().Add(useFor)}
+		follows: b.facts[s.Supersedes], goes: n, user: n, used: time.Now(), uses: map[*node]time.Time{n: time.Now()}, useUntil: time.Now().Add(useFor)}
 	b.facts[f.id] = f
 	b.list = append(b.list, f)
 }
@@ -123,7 +124,7 @@ func (b *book) settled(n *node) (ids []session.ID) {
 func (b *book) use(f *fact, n *node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f.user, f.used = n, time.Now()
+	f.user, f.used, f.uses[n] = n, time.Now(), time.Now()
 }
 
 // noteEnd judges the end of a session at a node.
@@ -139,9 +140,9 @@ func (b *book) noteEnd(n *node, e session.Ending) {
 	case session.ReasonKilled:
 		just = f.killed
 	case session.ReasonSuperseded:
-		just = f.followed
+		just = f.followed || b.rivalLocked(f)
 	case session.ReasonWatermark:
-		just = b.raised(f)
+		just = b.raised(f) || b.doubtLocked(f)
 	case session.ReasonAbsolute:
 		just = !now.Before(f.deadline.Add(-driftOf(f) - markSlack))
 	case session.ReasonIdle:
@@ -155,6 +156,27 @@ func (b *book) noteEnd(n *node, e session.Ending) {
 	}
 }
 
+// rivalLocked reports whether another session may have taken the place of one: nodes that did not reach each other
+// both let theirs take over from the same, and of the two one stays.
+func (b *book) rivalLocked(f *fact) bool {
+	rival := slices.ContainsFunc(b.list, func(g *fact) bool { return g != f && g.key == f.key && !f.comesFrom(g) })
+	f.over = f.over || rival
+	return rival
+}
+
+// doubtLocked reports whether a session may be taken to be older than a watermark that it is younger than: a node that
+// cannot compare the two clocks, as after a restart, does so, and what it ends then is ended everywhere.
+func (b *book) doubtLocked(f *fact) bool {
+	if len(b.marks[f.subject]) == 0 {
+		return false
+	}
+	if !f.doubted {
+		f.doubted, f.over = true, true
+		b.doubts++
+	}
+	return true
+}
+
 // idleLocked reports whether it is right that a node cuts a session for idleness. What another has cut before is
 // cut everywhere.
 func (b *book) idleLocked(n *node, f *fact, now time.Time) bool {
@@ -165,11 +187,25 @@ func (b *book) idleLocked(n *node, f *fact, now time.Time) bool {
 	if !now.Before(f.used.Add(f.idle - markSlack)) {
 		return true
 	}
-	since, l := b.world.together(n, f.user), f.user.running()
-	if !since.IsZero() && now.Sub(since) > healing && !l.since.After(f.used) { // what it knew before a restart may be lost
+	if b.knowsUses(n, f, now) {
 		return false // (5)
 	}
 	b.elsewhere++
+	return true
+}
+
+// knowsUses reports whether a node must know of all uses of a session since it would have been idle: what one node
+// has told, another that has heard it does not tell again, and what a node knew before a restart may be lost.
+func (b *book) knowsUses(n *node, f *fact, now time.Time) bool {
+	for user, at := range f.uses {
+		if now.Sub(at) > f.idle {
+			continue
+		}
+		since, l := b.world.together(n, user), user.running()
+		if since.IsZero() || now.Sub(since) <= agreeing || l.since.After(at) {
+			return false
+		}
+	}
 	return true
 }
 
@@ -181,10 +217,17 @@ func (b *book) raised(f *fact) bool {
 	return slices.ContainsFunc(b.marks[f.subject], func(at time.Time) bool { return f.born.Before(at.Add(markSlack)) })
 }
 
-// lastUsed is when a session was used last, or one that it took over from.
-func (f *fact) lastUsed() time.Time {
-	if f.follows == nil {
-		return f.used
+// comesFrom reports whether a session took over from another, or from one that did.
+func (f *fact) comesFrom(g *fact) bool {
+	return f.follows != nil && (f.follows == g || f.follows.comesFrom(g))
+}
+
+// lastUsedLocked is when a session was used last, or one of the same key, whose connections it may have taken over.
+func (b *book) lastUsedLocked(f *fact) (at time.Time) {
+	for _, g := range b.list {
+		if g.key == f.key {
+			at = later(at, g.used)
+		}
 	}
-	return later(f.used, f.follows.lastUsed())
+	return at
 }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -16,7 +14,7 @@ import (
 //	(0) no node refuses a message of another, or fails to make something durable
 //	(1) no connection lives past the deadline, or the idle timeout, of its session by more than a second and drift
 //	(2) what has ended at a node never lives there again, also not after a restart
-//	(3) whoever can be reached ends a killed session within a bound, the others within five seconds of healing
+//	(3) whoever serves and can be reached ends a killed session within a bound, the others within five seconds of healing
 //	(4) all nodes know the same within ten seconds of healing
 //	(5) a session in use is not cut for idleness where its use can be known
 //	(6) a node that was away is not ready before it knows what it missed
@@ -99,8 +97,8 @@ func (w *world) checkConnections() {
 				w.fail("(1) %s: a connection of session %s lives, which has ended there", n.name, id.Short())
 			case late > lateness+driftOf(f):
 				w.fail("(1) %s: a connection of session %s lives %v past its deadline", n.name, id.Short(), late)
-			case f.idle > 0 && now.Sub(f.lastUsed()) > f.idle+idleGrace+lateness:
-				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(f.lastUsed())-f.idle)
+			case f.idle > 0 && now.Sub(w.book.lastUsedLocked(f)) > f.idle+idleGrace+lateness:
+				w.fail("(1) %s: a connection of session %s lives %v past its idle timeout", n.name, id.Short(), now.Sub(w.book.lastUsedLocked(f))-f.idle)
 			}
 		}
 		w.book.mu.Unlock()
@@ -151,7 +149,7 @@ func (w *world) checkOrderLocked(o *order, n *node) {
 		if within != healing && !o.new[n] && !since.IsZero() {
 			w.book.worst = max(w.book.worst, at.Sub(o.at))
 		}
-	case err == nil && !since.IsZero() && now.Sub(from) > within && now.Before(o.fact.deadline):
+	case err == nil && l.engine.Ready() && !since.IsZero() && now.Sub(from) > within && now.Before(o.fact.deadline):
 		delete(o.left, n) // once
 		w.fail("(3) %s: session %s lives %v after it was ended at %s; the two have been in touch for %v", n.name, o.fact.id.Short(), now.Sub(o.at), o.by.name, now.Sub(since))
 	}

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -83,12 +81,8 @@ func (n *node) build(l *life) (err error) {
 	l.engine, err = cluster.New(cluster.Config{
 		Clock: n.clock, Timebase: l.base, Table: l.table, Network: l, Membership: l,
 		Peers: others, Alone: first && n.index == 0, OnReady: l.isReady, Count: w.count,
-		Outcome: func(_ context.Context, list []session.Ending) (o cluster.Outcome, err error) {
-			for _, e := range list {
-				o.Destroyed += len(e.Conns)
-			}
-			o.Verified = true
-			return o, nil
+		Outcome: func(context.Context, []cluster.EndedSession) (cluster.Outcome, error) {
+			return cluster.Outcome{Verified: true}, nil
 		},
 	})
 	return err
@@ -105,12 +99,11 @@ func (n *node) buildTable(l *life) (err error) {
 		return err
 	}
 	l.table.SetIdleGrace(idleGrace)
-	n.store.mu.Lock()
-	defer n.store.mu.Unlock()
-	for _, mark := range n.store.marks {
+	sessions, marks := n.store.read()
+	for _, mark := range marks {
 		l.table.RestoreWatermark(mark)
 	}
-	for _, s := range n.store.sessions {
+	for _, s := range sessions {
 		if s.Ended == nil {
 			l.base.Adopt(s.Origin, time.Duration(s.Until)-time.Duration(s.Ends), recalled)
 		}
@@ -132,6 +125,7 @@ func (n *node) stop(crash bool) {
 	}
 	var goodbye error
 	if !crash {
+		l.table.TellActivity()
 		goodbye = l.members.Leave(2 * time.Second)
 	}
 	n.mu.Lock()

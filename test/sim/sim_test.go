@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -35,12 +33,12 @@ func TestFive(t *testing.T) {
 	for _, loss := range []float64{0, 0.1, 0.3} {
 		for s := range uint64(3) {
 			t.Run(fmt.Sprintf("loss %.1f, seed %d", loss, *seed+s), func(t *testing.T) {
-				simulate(t, run{nodes: 5, loss: loss, seed: *seed + s, chaos: 4 * time.Minute, every: 500 * time.Millisecond, tick: 50 * time.Millisecond})
+				simulate(t, run{nodes: 5, loss: loss, seed: *seed + s, chaos: 4 * time.Minute, every: 500 * time.Millisecond, tick: 50 * time.Millisecond, after: 10 * time.Second})
 			})
 		}
 	}
 }
 
 func TestFifty(t *testing.T) {
-	simulate(t, run{nodes: 50, loss: 0.1, seed: *seed, chaos: time.Minute, every: 500 * time.Millisecond, tick: 100 * time.Millisecond})
+	simulate(t, run{nodes: 50, loss: 0.1, seed: *seed, chaos: time.Minute, every: 500 * time.Millisecond, tick: 100 * time.Millisecond, after: 10 * time.Second})
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +27,13 @@ const (
 
 func newStore() *store {
 	return &store{sessions: map[session.ID]session.Session{}, marks: map[[3]string]session.Watermark{}, soon: map[session.ID]*session.Session{}}
+}
+
+// read returns what a process that starts finds.
+func (s *store) read() (sessions []session.Session, marks []session.Watermark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.sessions)), slices.Collect(maps.Values(s.marks))
 }
 
 // Save implements session.Store.
@@ -75,6 +82,13 @@ func (s *store) SaveWatermark(w session.Watermark) error {
 		s.marks[key] = w
 	}
 	return nil
+}
+
+// DeleteWatermarkSoon implements session.WatermarkStore.
+func (s *store) DeleteWatermarkSoon(w session.Watermark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.marks, [3]string{w.Issuer, w.Subject, w.Origin.Node})
 }
 
 // run flushes until ctx is done; whether once more then is for the caller to say.

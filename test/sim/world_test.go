@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build sim
-
 package sim
 
 import (
@@ -52,7 +50,8 @@ type run struct {
 	chaos  time.Duration
 	every  time.Duration // between two events, on average
 	tick   time.Duration
-	gentle bool // nothing is cut and nobody restarts: what is measured is the cluster at work
+	after  time.Duration // that it goes on when all know the same
+	gentle bool          // nothing is cut and nobody restarts: what is measured is the cluster at work
 }
 
 func newWorld(t *testing.T, r run) *world {

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// endings ends sessions at the word of others: providers, and who else tells the agent about users. It
+// implements identity.Ender. Safe for concurrent use.
+type endings struct {
+	table   *session.Table
+	clock   session.Clock
+	cluster *clusterNode  // nil: this node is in none
+	keep    time.Duration // no session that is being created now is in use later than that
+}
+
+// endingsKeep is the least time for which it is remembered that somebody was signed out: sign-ins that are under way
+// are long over then.
+const endingsKeep = 24 * time.Hour
+
+// End implements identity.Ender.
+func (e *endings) End(_ context.Context, who session.Match, end session.End) (int, error) {
+	if err := who.Check(); err != nil {
+		return 0, err
+	}
+	var ended int
+	var errs []error
+	for _, w := range e.watermarks(who) {
+		w.Before, w.Keep, w.End = session.OriginTime(e.clock.Boot()), max(e.keep, endingsKeep), end
+		list, err := e.raise(w)
+		ended, errs = ended+len(list), append(errs, err)
+	}
+	if !who.ID.IsZero() {
+		_, err := e.table.End(who.ID, end) // other nodes are told
+		var over *session.EndedError
+		switch {
+		case err == nil:
+			ended++
+		case !errors.As(err, &over) && !errors.Is(err, session.ErrNotFound):
+			errs = append(errs, err)
+		}
+	}
+	return ended, errors.Join(errs...)
+}
+
+// watermarks are those that end everybody who is meant. Of an e-mail address, nobody knows whose it is but those who are
+// signed in: somebody who is signing in is not among them.
+func (e *endings) watermarks(who session.Match) []session.Watermark {
+	switch {
+	case !who.ID.IsZero():
+		return nil
+	case who.SID != "":
+		return []session.Watermark{{Issuer: who.Issuer, SID: who.SID}}
+	case who.Email == "":
+		return []session.Watermark{{Issuer: who.Issuer, Subject: who.Subject}}
+	}
+	type person struct{ issuer, subject string }
+	seen := map[person]bool{}
+	var list []session.Watermark
+	for _, found := range e.table.Select(session.Selector{Where: func(s session.Session, _ []*session.Connection) bool { return who.Matches(&s) }}, false) {
+		p := person{found.Session.Identity.Issuer, found.Session.Identity.Subject}
+		if !seen[p] {
+			seen[p] = true
+			list = append(list, session.Watermark{Issuer: p.issuer, Subject: p.subject})
+		}
+	}
+	return list
+}
+
+func (e *endings) raise(w session.Watermark) (list []session.Ending, err error) {
+	if e.cluster != nil {
+		w.Origin = e.cluster.time.Self()
+		return e.cluster.engine.Raise(w)
+	}
+	w.End.At = cmp.Or(w.End.At, e.clock.Wall())
+	_, list, err = e.table.Raise(w)
+	return list, err
+}

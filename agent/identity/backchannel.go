@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/jose"
+	"github.com/curfew-proxy/curfew/agent/session"
+)
+
+// Paths at which a provider ends sessions; its name follows.
+const (
+	pathBackChannel  = "/backchannel-logout/"
+	pathFrontChannel = "/frontchannel-logout/"
+)
+
+// Ender ends sessions that a provider has ended.
+type Ender interface {
+	// End ends every session that matches, on every node, also those that are being created. It returns how many
+	// ended on this node; durable if there is no error.
+	End(ctx context.Context, who session.Match, end session.End) (int, error)
+}
+
+// providerLogouts takes the word of providers that sessions are over. It is safe for concurrent use.
+type providerLogouts struct {
+	logins *Logins
+	ends   Ender
+	limit  jose.FailureLimit
+	used   once
+}
+
+// backChannel is the endpoint of OpenID Connect Back-Channel Logout 1.0, section 2.5. It answers as section 2.8 says.
+func (l *providerLogouts) backChannel(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // all that cannot be read count as one source
+	if !l.limit.Admit(from.Addr(), time.Now()) {
+		l.logins.cfg.Count(EventLogoutRefused)
+		http.Error(w, "too many logout tokens of yours were refused", http.StatusTooManyRequests)
+		return
+	}
+	p := l.named(r.PathValue("provider"))
+	if p == nil {
+		writeLogoutError(w, "invalid_request", "there is no such provider here")
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, jose.MaxToken+1024)
+	if err := r.ParseForm(); err != nil || len(r.PostForm["logout_token"]) != 1 {
+		l.refuse(from.Addr(), p, errors.New("the body has no single logout_token"))
+		writeLogoutError(w, "invalid_request", "want one logout_token in a form")
+		return
+	}
+	if err := l.take(r.Context(), p, r.PostForm.Get("logout_token")); err != nil {
+		l.refuse(from.Addr(), p, err)
+		writeLogoutError(w, "invalid_request", "logout token: "+err.Error())
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// refuse notes a logout that was refused. Not having keys is nobody's fault who sends one.
+func (l *providerLogouts) refuse(from netip.Addr, p *Provider, err error) {
+	if !errors.Is(err, jose.ErrNoKeys) && !errors.Is(err, ErrNotReady) && !errors.Is(err, errNotEnded) {
+		l.limit.Failed(from, time.Now())
+	}
+	l.logins.cfg.Count(EventLogoutRefused)
+	l.logins.cfg.Log.Warn("logout of a provider refused", "provider", p.Name(), "source", from, "error", err)
+}
+
+var errNotEnded = errors.New("sessions could not all be ended: try again")
+
+// take ends what a logout token says.
+func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string) error {
+	t, err := p.verifyLogout(ctx, raw)
+	if err != nil {
+		return err
+	}
+	name := p.Issuer() + "\x00" + t.jti
+	if !l.used.admit(name, time.Now()) {
+		return errReplayed
+	}
+	if err := l.end(ctx, p, t.who, "back-channel logout"); err != nil {
+		l.used.again(name)
+		return err
+	}
+	return nil
+}
+
+// end ends the sessions of whom a provider has signed out, and their sign-ins that are under way.
+func (l *providerLogouts) end(ctx context.Context, p *Provider, who session.Match, how string) error {
+	if who.SID != "" {
+		who.Subject = "" // the narrower says it all
+	}
+	n, err := l.ends.End(context.WithoutCancel(ctx), who, session.End{Reason: session.ReasonProvider, By: p.Issuer(), Message: how, At: time.Now()})
+	dropped := l.logins.dropSignedOut(p, who)
+	l.logins.cfg.Log.Info("signed out by the provider", "provider", p.Name(), "how", how, "subject", who.Subject, "with_sid", who.SID != "",
+		"sessions", n, "sign_ins", dropped, "error", err)
+	if err != nil {
+		return errors.Join(errNotEnded, err)
+	}
+	l.logins.cfg.Count(EventProviderLogout)
+	return nil
+}
+
+// frontChannel is the endpoint of OpenID Connect Front-Channel Logout 1.0, section 3: an image or frame in a page of the
+// provider's, so anybody can ask for it. It needs the sid, which only the provider and we know, and does nothing
+// unless it is switched on.
+func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-cache, no-store")
+	p, q := l.named(r.PathValue("provider")), r.URL.Query()
+	if p == nil || !p.cfg.FrontChannelLogout {
+		http.NotFound(w, r)
+		return
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	iss, sid := q["iss"], q["sid"]
+	if len(iss) != 1 || len(sid) != 1 || iss[0] != p.Issuer() || sid[0] == "" || len(sid[0]) > maxSID || !l.limit.Admit(from.Addr(), time.Now()) {
+		l.refuse(from.Addr(), p, errors.New("the parameters iss and sid are not those of a session"))
+		http.Error(w, "want iss and sid", http.StatusBadRequest)
+		return
+	}
+	if err := l.end(r.Context(), p, session.Match{Issuer: p.Issuer(), SID: sid[0]}, "front-channel logout"); err != nil {
+		http.Error(w, "try again", http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+func (l *providerLogouts) named(name string) *Provider {
+	for _, p := range l.logins.cfg.Providers {
+		if p.Name() == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// writeLogoutError answers as RFC 6749, section 5.2 does.
+func writeLogoutError(w http.ResponseWriter, code, description string) {
+	writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": jose.Printable(description)})
+}
+
+// dropSignedOut drops sign-ins under way of whom their provider has signed out meanwhile, and returns how many.
+func (l *Logins) dropSignedOut(p *Provider, who session.Match) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, lg := range l.pending.byKey {
+		s := session.Session{Identity: lg.signIn.Identity, SID: lg.signIn.SID}
+		if lg.stage == coded && lg.provider == p && who.Matches(&s) {
+			l.dropLocked(lg)
+			n++
+		}
+	}
+	return n
+}
