@@ -26,6 +26,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/enforcer"
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/bpf"
 )
@@ -45,10 +46,11 @@ type Options struct {
 
 // LoadConfig reads and checks a configuration file; its error lists every mistake with its place.
 func LoadConfig(path string) (*config.Config, error) {
-	return config.Load(path, config.Hooks{Compile: func(expr string) error {
-		_, err := policy.Compile(expr)
-		return err
-	}})
+	return config.Load(path, config.Hooks{
+		Compile:       func(expr string) error { _, err := policy.Compile(expr); return err },
+		CompileClaims: func(expr string) error { _, err := policy.CompileClaims(expr); return err },
+		CheckKeys:     func(jwks []byte) error { _, err := jose.NewFixedKeySet(jwks); return err },
+	})
 }
 
 // Run is the privileged process. It returns when ctx is done, or a signal asked for it, and everything is

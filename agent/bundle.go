@@ -34,6 +34,9 @@ func newBundle(c *config.Config) (*bundle, error) {
 	for _, p := range c.Providers {
 		paths = append(paths, p.ClientSecretFile, p.CAFile)
 	}
+	for _, m := range c.Machines {
+		paths = append(paths, m.JWKSFile, m.CAFile)
+	}
 	for _, s := range c.Services {
 		if t := s.UpstreamTLS; t != nil {
 			paths = append(paths, t.CA, t.Certificate, t.Key)

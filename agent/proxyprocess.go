@@ -79,6 +79,7 @@ type proxyProcess struct {
 	vault       *identity.Vault
 	logins      *identity.Logins
 	revalidator *identity.Revalidator
+	machines    *identity.Machines
 	view        *view
 	act         *actor
 	control     *control.Server

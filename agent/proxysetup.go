@@ -51,6 +51,10 @@ func (p *proxyProcess) setUpSignIn() error {
 		}
 		p.providers = append(p.providers, provider)
 	}
+	machines, err := b.machines()
+	if err != nil {
+		return err
+	}
 	p.vault = identity.NewVault(p.log, p.metrics.Login)
 	live := func(id session.ID) bool { _, err := p.table.ByID(id); return err == nil }
 	if err := p.vault.Keep(b.VaultKey, p.store, p.providers, live); err != nil {
@@ -60,7 +64,8 @@ func (p *proxyProcess) setUpSignIn() error {
 	p.logins = identity.NewLogins(identity.LoginsConfig{
 		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
 	})
-	return nil
+	p.machines, err = identity.NewMachines(identity.MachinesConfig{Machines: machines, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns()})
+	return err
 }
 
 func (p *proxyProcess) signIns() *signIns {
@@ -139,7 +144,7 @@ func (p *proxyProcess) setUpProxy() error {
 
 func (p *proxyProcess) serveAPI(ctx context.Context) error {
 	handler := identity.NewHandler(identity.HandlerConfig{
-		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Services: p.signIns(), Ends: p.endings(), Clock: p.clock,
+		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Ends: p.endings(), Clock: p.clock,
 	})
 	return p.serveHTTP(ctx, p.api, &http.Server{Handler: handler, ConnState: p.api.connState})
 }

@@ -41,6 +41,10 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	machines, err := b.machines()
+	if err != nil {
+		return err
+	}
 	if b.Config.TLS.Certificate != "" {
 		if err := p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key]); err != nil {
 			return err
@@ -48,6 +52,9 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	}
 	if err := p.proxy.Update(services); err != nil {
 		return fmt.Errorf("services: %w", err)
+	}
+	if err := p.machines.Update(machines); err != nil {
+		return err
 	}
 	old := p.bundle.Swap(b)
 	if err := p.setPolicy(b); err != nil {

@@ -37,15 +37,16 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
-	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
-		SID: n.SID, Credential: n.Credential}
+	var since time.Duration
 	if !n.Authenticated.IsZero() {
-		wanted.Born = session.OriginTime(s.clock.Boot().Add(-time.Since(n.Authenticated)))
+		since = max(0, time.Since(n.Authenticated))
 	}
-	absolute := c.Sessions.AbsoluteTimeout
-	if !n.NotAfter.IsZero() {
-		absolute = min(absolute, n.NotAfter.Sub(s.clock.Wall()))
+	absolute, err := s.lifetime(since, n.NotAfter)
+	if err != nil {
+		return session.Session{}, err
 	}
+	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
+		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-since))}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
@@ -55,6 +56,19 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	}
 	s.observe.created(made, n.Identity.Issuer)
 	return made, nil
+}
+
+// lifetime is how long a session may last, from when its user was authenticated, which is since ago. It must be
+// over at an instant, if that is not zero.
+func (s *signIns) lifetime(since time.Duration, notAfter time.Time) (time.Duration, error) {
+	absolute := s.config().Config.Sessions.AbsoluteTimeout
+	if !notAfter.IsZero() {
+		absolute = min(absolute, since+notAfter.Sub(s.clock.Wall()))
+	}
+	if absolute <= since {
+		return 0, &api.Error{Code: api.CodeTokenRefused, Message: "what was signed in with is too old for a session to be left", Hint: "sign in with something fresh"}
+	}
+	return absolute, nil
 }
 
 // ByKey implements identity.Sessions.

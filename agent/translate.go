@@ -18,6 +18,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/identity"
+	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/proxy"
 )
 
@@ -83,6 +84,27 @@ func (b *bundle) providers() []identity.Config {
 		}
 	}
 	return list
+}
+
+// machines translates the configured issuers of machines' tokens for package identity.
+func (b *bundle) machines() ([]identity.MachineConfig, error) {
+	list := make([]identity.MachineConfig, len(b.Config.Machines))
+	for i, m := range b.Config.Machines {
+		list[i] = identity.MachineConfig{
+			Name: m.Name, Issuer: m.Issuer, Audience: m.Audience, TrustedAudiences: m.TrustedAudiences, Subjects: m.Subjects, MaxAge: m.MaxAge,
+			JWKSURI: m.JWKSURI, JWKS: b.Files[m.JWKSFile], CA: b.Files[m.CAFile], GroupsClaim: m.GroupsClaim, Algorithms: m.Algorithms,
+			AccessTokens: m.AccessTokens, OutliveToken: m.OutliveToken,
+		}
+		if m.Allow == "" {
+			continue
+		}
+		rule, err := policy.CompileClaims(m.Allow)
+		if err != nil {
+			return nil, fmt.Errorf("machine %s: allow: %w", m.Name, err)
+		}
+		list[i].Allow = rule.Allow
+	}
+	return list, nil
 }
 
 // policies are the services' expressions by name.

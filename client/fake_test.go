@@ -30,7 +30,9 @@ type fakeAgent struct {
 
 	mu      sync.Mutex // guards the fields below
 	session api.Session
-	unknown bool // no session is known
+	unknown bool          // no session is known
+	token   string        // that is taken
+	keys    []session.Key // that tokens came with
 	serve   func(*tls.Conn)
 	sni     []string
 	open    []*tls.Conn
@@ -54,6 +56,7 @@ func newFakeAgent(t *testing.T, addr string) (a *fakeAgent, stop func()) {
 	mux.HandleFunc("GET "+api.PathSession, a.getSession)
 	mux.HandleFunc("DELETE "+api.PathSession, a.deleteSession)
 	mux.HandleFunc("GET "+api.PathServices, a.getServices)
+	mux.HandleFunc("POST "+api.PathLoginToken, a.postToken)
 	server := &http.Server{Handler: mux}
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(web) })
@@ -125,6 +128,24 @@ func (a *fakeAgent) getSession(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, a.session)
+}
+
+// postToken takes one token, with any key.
+func (a *fakeAgent) postToken(w http.ResponseWriter, r *http.Request) {
+	var req api.LoginToken
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, http.StatusBadRequest, api.Error{Code: api.CodeBadRequest, Message: err.Error()})
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys = append(a.keys, session.KeyOf(r.TLS.PeerCertificates[0]))
+	if req.Token != a.token || req.Machine != "ci" {
+		answer(w, http.StatusForbidden, api.Error{Code: api.CodeTokenRefused, Message: "refused", Hint: "hint"})
+		return
+	}
+	a.session.ID, a.session.Method = session.NewID(), "token"
+	answer(w, http.StatusCreated, a.session)
 }
 
 func (a *fakeAgent) deleteSession(w http.ResponseWriter, _ *http.Request) {

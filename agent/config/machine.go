@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Machine is an issuer of tokens that machines sign in with, and which of them may.
@@ -82,6 +83,8 @@ func (d *document) checkMachineRules(key string, m *Machine) {
 		switch {
 		case pattern == "":
 			d.wrong(child, "no token has an empty subject", "delete it")
+		case !utf8.ValidString(pattern):
+			d.wrong(child, "it is not UTF-8", "")
 		case strings.Contains(pattern, "**"):
 			d.wrong(child, "a * ends at the next : or /, and so do two", "write one for each segment, or use allow")
 		}

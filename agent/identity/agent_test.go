@@ -106,6 +106,7 @@ type agent struct {
 	table  *table
 	home   string
 
+	machines []identity.MachineConfig // set before serve
 	listener net.Listener
 	cert     tls.Certificate
 
@@ -155,7 +156,11 @@ func (a *agent) serve(t *testing.T, configs ...identity.Config) {
 		group.Go(func() error { return p.Run(ctx) })
 	}
 	a.logins = identity.NewLogins(identity.LoginsConfig{Providers: providers, Sessions: a.table, Vault: a.vault, Log: log, Count: a.count})
-	h := identity.NewHandler(identity.HandlerConfig{Name: "test", Version: "0", Logins: a.logins, Services: services{}, Clock: clock{}})
+	machines, err := identity.NewMachines(identity.MachinesConfig{Machines: a.machines, Sessions: a.table, Log: log, Count: a.count})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := identity.NewHandler(identity.HandlerConfig{Name: "test", Version: "0", Logins: a.logins, Machines: machines, Services: services{}, Clock: clock{}})
 	server := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), TLSConfig: &tls.Config{
 		Certificates: []tls.Certificate{a.cert}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13,
 	}}

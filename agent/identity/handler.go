@@ -138,10 +138,10 @@ func (h *Handler) complete(w http.ResponseWriter, r *http.Request, key session.K
 
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, key session.Key) error {
 	var req api.LoginToken
-	if err := readJSON(w, r, maxTokenBody, &req); err != nil {
-		return err
-	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	if err := readJSON(w, r, maxTokenBody, &req); err != nil {
+		return h.cfg.Machines.refuse("", key, from.Addr(), err)
+	}
 	s, err := h.cfg.Machines.SignIn(r.Context(), key, from.Addr(), req)
 	if err != nil {
 		return err

@@ -5,15 +5,18 @@ package identity_test
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/identity"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/test/jwt"
 )
 
 // ask sends one request as it is, with a client key if keyed.
@@ -77,6 +80,13 @@ func TestAPIRefuses(t *testing.T) {
 		{"no provider", true, "POST", api.PathLogin, json, `{"redirect":"http://127.0.0.1:1/","state":"12345678"}`, nil, 503, api.CodeUnavailable},
 		{"another site's page", true, "POST", api.PathLogin, json, "{}", []string{"Origin", "https://evil.example"}, 403, api.CodeForbidden},
 		{"made-up code", true, "POST", api.PathLoginComplete, json, `{"code":"x"}`, nil, 403, api.CodeLoginInvalid},
+		{"no certificate with a token", false, "POST", api.PathLoginToken, json, `{"token":"x"}`, nil, 401, api.CodeNoCertificate},
+		{"method of a token", true, "GET", api.PathLoginToken, "", "", nil, 405, api.CodeMethod},
+		{"form with a token", true, "POST", api.PathLoginToken, "application/x-www-form-urlencoded", "token=x", nil, 415, api.CodeUnsupportedType},
+		{"no token", true, "POST", api.PathLoginToken, json, `{}`, nil, 403, api.CodeTokenRefused},
+		{"unknown field beside a token", true, "POST", api.PathLoginToken, json, `{"token":"x","x":1}`, nil, 400, api.CodeBadRequest},
+		{"8 MiB token", true, "POST", api.PathLoginToken, json, `{"token":"` + strings.Repeat("a", 8<<20) + `"}`, nil, 400, api.CodeBadRequest},
+		{"token of nobody", true, "POST", api.PathLoginToken, json, `{"token":"e30.e30.AAAA"}`, nil, 400, api.CodeChooseMachine},
 		{"empty code", true, "POST", api.PathLoginComplete, json, `{"code":""}`, nil, 403, api.CodeLoginInvalid},
 	} {
 		resp, body := ask(t, a, tc.keyed, tc.method, tc.path, tc.contentType, tc.body, tc.header...)
@@ -147,5 +157,39 @@ func TestHandlerRefusesPlainHTTP(t *testing.T) {
 	h.ServeHTTP(w, httptest.NewRequest("GET", "http://agent"+api.PathInfo, nil))
 	if w.Code != http.StatusForbidden {
 		t.Errorf("info without TLS: %d", w.Code)
+	}
+}
+
+// TestMachineSignsIn goes the whole way of a machine's token, over TLS with the client's key.
+func TestMachineSignsIn(t *testing.T) {
+	a := listen(t)
+	key := jwt.NewKey(t, "k")
+	a.machines = []identity.MachineConfig{{Name: "ci", Issuer: "https://ci.example", Audience: "curfew", Subjects: []string{"job:*"}, MaxAge: time.Minute,
+		GroupsClaim: "groups", JWKS: jwt.Set(key)}}
+	a.serve(t)
+	now := time.Now().Unix()
+	token := key.Sign(t, map[string]any{"alg": "RS256"},
+		fmt.Sprintf(`{"iss":"https://ci.example","aud":"curfew","sub":"job:7","iat":%d,"exp":%d,"groups":["dba"]}`, now, now+60))
+	c := newCaller(t, a)
+	var made, seen api.Session
+	if status, code := c.call("POST", api.PathLoginToken, api.LoginToken{Token: token}, &made); status != http.StatusCreated || made.Method != "token" || made.Identity.Subject != "job:7" {
+		t.Fatalf("sign-in: %d %s %+v", status, code, made)
+	}
+	if status, code := c.call("GET", api.PathSession, nil, &seen); status != http.StatusOK || seen.ID != made.ID {
+		t.Errorf("session: %d %s %+v", status, code, seen)
+	}
+	var list []api.Service
+	if _, code := c.call("GET", api.PathServices, nil, &list); code != "" || len(list) != 1 || list[0].Name != "db" {
+		t.Errorf("services: %s %v", code, list)
+	}
+	var out api.LoggedOut
+	if _, code := c.call("DELETE", api.PathSession, nil, &out); code != "" || out.Session.Ended == nil || !out.Revoked {
+		t.Errorf("sign-out: %s %+v", code, out)
+	}
+	if status, code := c.call("POST", api.PathLoginToken, api.LoginToken{Token: token}, nil); status != http.StatusForbidden || code != api.CodeTokenUsed {
+		t.Errorf("the token after the sign-out: %d %s", status, code)
+	}
+	if a.counted(identity.EventMachineCompleted) != 1 || a.counted(identity.EventMachineReplayed) != 1 {
+		t.Errorf("counts %v", a.counts)
 	}
 }

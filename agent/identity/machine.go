@@ -72,7 +72,11 @@ func newMachine(cfg MachineConfig, now func() time.Time) (*machine, error) {
 		m.verifier.Types = append(m.verifier.Types, jose.TypeAccess)
 	}
 	for _, pattern := range cfg.Subjects {
-		m.subjects = append(m.subjects, subjectPattern(pattern))
+		p, err := subjectPattern(pattern)
+		if err != nil {
+			return nil, err
+		}
+		m.subjects = append(m.subjects, p)
 	}
 	return m, nil
 }
@@ -109,12 +113,16 @@ func (c *MachineConfig) sameKeys(other *MachineConfig) bool {
 
 // subjectPattern compiles a pattern: a * stands for what is between two separators, or a part of it, so that
 // system:serviceaccount:prod:* says nothing about other namespaces. Nothing else is special.
-func subjectPattern(pattern string) *regexp.Regexp {
+func subjectPattern(pattern string) (*regexp.Regexp, error) {
 	parts := strings.Split(pattern, "*")
 	for i := range parts {
 		parts[i] = regexp.QuoteMeta(parts[i])
 	}
-	return regexp.MustCompile(`\A` + strings.Join(parts, `[^:/]*`) + `\z`)
+	p, err := regexp.Compile(`\A` + strings.Join(parts, `[^:/]*`) + `\z`)
+	if err != nil { // it is not UTF-8
+		return nil, fmt.Errorf("subjects: %q: %w", pattern, err)
+	}
+	return p, nil
 }
 
 // proof is what a token of a machine has shown.
@@ -182,13 +190,10 @@ func (m *machine) admit(c jose.Claims, subject string) error {
 }
 
 // credentialOf names a token for good: by its jti, or by what is signed where it has none.
-func credentialOf(issuer, jti, token string) (c session.Credential) {
-	name := "jti\x00" + jti
-	if jti == "" {
-		sum := sha256.Sum256([]byte(jose.SignedPart(token)))
-		name = "token\x00" + string(sum[:])
+func credentialOf(issuer, jti, token string) session.Credential {
+	if jti != "" {
+		return session.CredentialOf(issuer, "jti "+jti)
 	}
-	sum := sha256.Sum256([]byte(issuer + "\x00" + name))
-	copy(c[:], sum[:])
-	return c
+	sum := sha256.Sum256([]byte(jose.SignedPart(token)))
+	return session.CredentialOf(issuer, "token "+string(sum[:]))
 }

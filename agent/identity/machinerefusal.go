@@ -32,6 +32,7 @@ func (ms *Machines) refuse(machine string, key session.Key, source netip.Addr, e
 func explainRefusal(err error) (event string, told error) {
 	var none *errNoMachine
 	var failed *notCreated
+	var unread *api.Error
 	switch {
 	case errors.As(err, &none):
 		return EventMachineUnknown, &api.Error{Code: api.CodeChooseMachine, Message: none.message, Hint: none.hint}
@@ -46,8 +47,13 @@ func explainRefusal(err error) (event string, told error) {
 			Hint: "use the key of that sign-in, or get a new token"}
 	case errors.Is(err, errEndedSince):
 		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: err.Error(), Hint: "get a new token"}
+	case errors.Is(err, session.ErrWatermark):
+		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: "all sessions of its subject were ended after the token was issued",
+			Hint: "get a new token"}
 	case errors.As(err, &failed):
 		return EventMachineFailed, refusedSession(failed.err)
+	case errors.As(err, &unread): // it was no request
+		return EventMachineRefused, unread
 	}
 	return EventMachineRefused, &api.Error{Code: api.CodeTokenRefused, Message: "the token was refused: " + jose.Printable(err.Error()),
 		Hint: "it must be a fresh one, by an issuer and for an audience that the agent's configuration names"}

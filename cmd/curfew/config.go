@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/curfew-proxy/curfew/agent/config"
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/policy"
 )
 
@@ -42,11 +43,10 @@ it names are opened. The exit code is 0 if an agent would start with it.`,
 	return cmd
 }
 
-// compilePolicy is the compiler that configurations are checked with.
-func compilePolicy(expr string) error {
-	_, err := policy.Compile(expr)
-	return err
-}
+// What configurations are checked with.
+func compilePolicy(expr string) error { _, err := policy.Compile(expr); return err }
+func compileClaims(expr string) error { _, err := policy.CompileClaims(expr); return err }
+func checkKeys(jwks []byte) error     { _, err := jose.NewFixedKeySet(jwks); return err }
 
 // configProblem is a config.Problem in JSON.
 type configProblem struct {
@@ -59,7 +59,7 @@ type configProblem struct {
 }
 
 func (a *app) checkConfig(path string, hooks config.Hooks) error {
-	hooks.Compile = compilePolicy
+	hooks.Compile, hooks.CompileClaims, hooks.CheckKeys = compilePolicy, compileClaims, checkKeys
 	c, err := config.Load(path, hooks)
 	var problems config.Problems
 	if err != nil && !errors.As(err, &problems) {

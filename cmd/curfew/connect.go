@@ -17,6 +17,7 @@ import (
 type connectFlags struct {
 	agent, listen string
 	stdio         bool
+	token         tokenFlags
 }
 
 func (a *app) newConnectCmd() *cobra.Command {
@@ -30,9 +31,12 @@ ssh's ProxyCommand), or for one command, which finds the port in its arguments a
 
 All users of this machine can use the local port while it is open. When your session
 ends, so do the connections: the exit code is 4 then, and the reason is printed. The
-exit code of a command is passed on.`,
+exit code of a command is passed on.
+
+With --token-file, a machine signs in first, and again when the token is renewed.`,
 		Example: `  curfew connect db --listen 127.0.0.1:15432
   curfew connect db -- psql "host={host} port={port} user=alice"
+  curfew connect db --token-file /var/run/secrets/curfew/token --listen 127.0.0.1:15432
   ssh -o ProxyCommand="curfew connect --stdio bastion" bastion`,
 		Args: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
@@ -45,6 +49,7 @@ exit code of a command is passed on.`,
 	cmd.Flags().StringVar(&f.listen, "listen", "", "where to listen; default: a free port on 127.0.0.1")
 	cmd.Flags().BoolVar(&f.stdio, "stdio", false, "carry one connection over standard input and output")
 	agentFlag(cmd, &f.agent)
+	f.token.add(cmd)
 	cmd.MarkFlagsMutuallyExclusive("listen", "stdio")
 	return cmd
 }
@@ -53,10 +58,17 @@ func (a *app) connect(ctx context.Context, f connectFlags, service string, comma
 	if len(command) > 0 && (f.stdio || f.listen != "") {
 		return usage("a command needs neither --stdio nor --listen")
 	}
+	if err := f.token.check(); err != nil {
+		return err
+	}
 	agent, err := theirAgent(ctx, f.agent)
 	if err != nil {
 		return err
 	}
+	return a.whileSignedIn(ctx, agent, f.token, func(ctx context.Context) error { return a.carry(ctx, agent, f, service, command) })
+}
+
+func (a *app) carry(ctx context.Context, agent *client.Agent, f connectFlags, service string, command []string) error {
 	tunnel, err := client.OpenTunnel(ctx, agent, service, a.err)
 	if err != nil {
 		return coded(err)

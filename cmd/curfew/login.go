@@ -24,14 +24,15 @@ const agentEnv = "CURFEW_AGENT"
 type loginFlags struct {
 	provider, fingerprint        string
 	noBrowser, acceptNew, forget bool
-	bind, extend                 bool
+	bind, extend, watch          bool
+	token                        tokenFlags
 }
 
 func (a *app) newLoginCmd() *cobra.Command {
 	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login [HOST[:PORT]]",
-		Short: "Sign in at an agent, in your browser",
+		Short: "Sign in at an agent: in your browser, or with a machine's token",
 		Long: `Sign in at an agent, in your browser. A fresh key is made for the session; it stays on
 this machine, in files that psql, redis-cli and others can use. Without HOST it is the
 agent of the last time, or that in $` + agentEnv + `.
@@ -40,18 +41,29 @@ With --extend the session that you have is followed by a new one without a cut: 
 in anew with its key, and its connections go on under the new session, with the new
 time limit.
 
+Machines sign in with a token that their platform gives them: a pod's, a CI job's. The
+agent decides whose it takes. The session ends with the token; with --watch, curfew stays
+and signs in again when the file changes, and the connections go on.
+
 The first time, the agent's certificate must be one that this system trusts; or you
 compare its fingerprint with what the operator has told you. Later a changed key is
 refused.`,
 		Example: `  curfew login db.example.com
   curfew login db.example.com --fingerprint sha256:4f1c...
   curfew login --extend
-  curfew login --no-browser`,
+  curfew login --no-browser
+  curfew login db.example.com --token-file /var/run/secrets/curfew/token --watch
+  curfew login db.example.com --token-env CURFEW_TOKEN -o json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.login(c.Context(), cmp.Or(strings.Join(args, ""), os.Getenv(agentEnv)), f)
 		},
 	}
+	f.add(cmd)
+	return cmd
+}
+
+func (f *loginFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.provider, "provider", "", "the identity provider, if the agent has several")
 	flags.StringVar(&f.fingerprint, "fingerprint", "", "what the agent's fingerprint must be")
@@ -60,10 +72,26 @@ refused.`,
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the page's address instead of opening it")
 	flags.BoolVar(&f.extend, "extend", false, "extend the session at hand: its connections go on")
 	flags.BoolVar(&f.bind, "bind-address", false, "also admit this host's address to the agent's plain listeners")
-	return cmd
+	flags.BoolVar(&f.watch, "watch", false, "stay, and sign in again when the token's file changes, until interrupted")
+	f.token.add(cmd)
+	for _, token := range []string{"token-file", "token-env"} {
+		for _, person := range []string{"provider", "no-browser", "extend", "bind-address"} {
+			cmd.MarkFlagsMutuallyExclusive(token, person)
+		}
+	}
+}
+
+func (f *loginFlags) check() error {
+	if f.watch && f.token.file == "" {
+		return usage("--watch needs --token-file: nothing else can be renewed without you")
+	}
+	return f.token.check()
 }
 
 func (a *app) login(ctx context.Context, host string, f loginFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	cfg, err := clientConfig(host)
 	if err != nil {
 		return err
@@ -80,6 +108,9 @@ func (a *app) login(ctx context.Context, host string, f loginFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.token.set() {
+		return a.loginWithToken(ctx, agent, f.token, f.watch)
+	}
 	how := client.LoginConfig{Agent: agent, Provider: f.provider, Progress: a.err, BindAddress: f.bind, Extend: f.extend}
 	if !f.noBrowser {
 		how.OpenBrowser = client.OpenBrowser
@@ -88,10 +119,14 @@ func (a *app) login(ctx context.Context, host string, f loginFlags) error {
 	if err != nil {
 		return coded(err)
 	}
+	return a.printLogin(agent, s)
+}
+
+func (a *app) printLogin(agent *client.Agent, s api.Session) error {
 	if a.json() {
 		return a.printJSON(s)
 	}
-	fmt.Fprintf(a.out, "signed in as %s until %s (%s)\n", clean(s.Identity.Display()), s.Deadline.Local().Format("Mon 15:04"), in(s.Left.Duration()))
+	fmt.Fprintf(a.out, "signed in as %s %s\n", clean(s.Identity.Display()), until(s))
 	fmt.Fprintf(a.out, "your key: %s\n", agent.Store.Path(client.KeyFile))
 	return nil
 }

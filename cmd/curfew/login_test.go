@@ -27,6 +27,7 @@ type signInServer struct {
 	mu      sync.Mutex // guards the fields below
 	login   api.LoginRequest
 	session api.Session
+	token   string // of a machine that is let in
 }
 
 func newSignInServer(t *testing.T) *signInServer {
@@ -46,6 +47,7 @@ func newSignInServer(t *testing.T) *signInServer {
 		http.Redirect(w, r, s.login.Redirect+"?code=c&state="+s.login.State, http.StatusSeeOther)
 	})
 	mux.HandleFunc("POST "+api.PathLoginComplete, s.getSession)
+	mux.HandleFunc("POST "+api.PathLoginToken, s.postToken)
 	mux.HandleFunc("GET "+api.PathSession, s.getSession)
 	mux.HandleFunc("GET "+api.PathServices, func(w http.ResponseWriter, _ *http.Request) { s.answer(w, []api.Service{{Name: "db"}}) })
 	mux.HandleFunc("DELETE "+api.PathSession, func(w http.ResponseWriter, _ *http.Request) {

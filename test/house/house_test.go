@@ -46,7 +46,7 @@ var ours = map[string][]string{
 	"client":           {"agent/session", "agent/api"},
 	"agent": {
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
-		"agent/control", "agent/identity", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
+		"agent/control", "agent/identity", "agent/jose", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
 	},
 	"lab": {},
 	"demo": {
@@ -54,7 +54,7 @@ var ours = map[string][]string{
 	},
 	"cmd/curfew": {
 		"agent", "client", "demo", // and what their interfaces are made of
-		"agent/session", "agent/api", "agent/config", "agent/control", "agent/policy",
+		"agent/session", "agent/api", "agent/config", "agent/control", "agent/policy", "agent/jose",
 	},
 }
 
