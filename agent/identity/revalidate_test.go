@@ -16,8 +16,8 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// desk is a session table of one session, and a disk.
-type desk struct {
+// register is a session table of one session, and a disk.
+type register struct {
 	mu    sync.Mutex
 	who   session.Identity
 	ended []session.End
@@ -25,46 +25,46 @@ type desk struct {
 	disk  map[session.ID][]byte
 }
 
-func (d *desk) Create(context.Context, NewSession) (session.Session, error) { panic("not here") }
-func (d *desk) ByKey(session.Key) (session.Session, error)                  { panic("not here") }
-func (d *desk) End(_ context.Context, _ session.ID, end session.End) error {
+func (d *register) Create(context.Context, NewSession) (session.Session, error) { panic("not here") }
+func (d *register) ByKey(session.Key) (session.Session, error)                  { panic("not here") }
+func (d *register) End(_ context.Context, _ session.ID, end session.End) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ended = append(d.ended, end)
 	return nil
 }
-func (d *desk) Validate(_ session.ID, who session.Identity) error {
+func (d *register) Validate(_ session.ID, who session.Identity) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.who, d.valid = who, d.valid+1
 	return nil
 }
-func (d *desk) Identity(session.ID) (session.Identity, bool) {
+func (d *register) Identity(session.ID) (session.Identity, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.who, len(d.ended) == 0
 }
-func (d *desk) PutTokens(id session.ID, sealed []byte) error {
+func (d *register) PutTokens(id session.ID, sealed []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.disk[id] = sealed
 	return nil
 }
-func (d *desk) DeleteTokensSoon(id session.ID) {
+func (d *register) DeleteTokensSoon(id session.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.disk, id)
 }
-func (d *desk) LoadTokens() (map[session.ID][]byte, error) { return d.disk, nil }
+func (d *register) LoadTokens() (map[session.ID][]byte, error) { return d.disk, nil }
 
 // refreshed is a provider that answers refreshes, a session that it began, and who asks about it.
-func refreshed(t *testing.T, answer http.HandlerFunc, change func(*Config)) (*hostile, *desk, *Revalidator) {
+func refreshed(t *testing.T, answer http.HandlerFunc, change func(*Config)) (*hostile, *register, *Revalidator) {
 	t.Helper()
 	h := newHostile(t)
 	h.token = answer
 	p := h.provider(t, change)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	d := &desk{who: session.Identity{Issuer: h.URL, Subject: "alice", Groups: []string{"dba"}, ACR: "2"}, disk: map[session.ID][]byte{}}
+	d := &register{who: session.Identity{Issuer: h.URL, Subject: "alice", Groups: []string{"dba"}, ACR: "2"}, disk: map[session.ID][]byte{}}
 	v := NewVault(log, nil)
 	if err := v.Keep(make([]byte, SealKeyLen), d, []*Provider{p}, func(session.ID) bool { return true }); err != nil {
 		t.Fatal(err)
