@@ -14,7 +14,7 @@ import (
 //	(0) no node refuses a message of another, or fails to make something durable
 //	(1) no connection lives past the deadline, or the idle timeout, of its session by more than a second and drift
 //	(2) what has ended at a node never lives there again, also not after a restart
-//	(3) whoever serves and can be reached ends a killed session within a bound, the others within five seconds of healing
+//	(3) whoever serves and can be reached ends a killed session within a bound, the others within eight seconds of healing
 //	(4) all nodes know the same within ten seconds of healing
 //	(5) a session in use is not cut for idleness where its use can be known
 //	(6) a node that was away is not ready before it knows what it missed
@@ -22,7 +22,8 @@ import (
 //	(8) who acknowledged a kill has ended the session
 const (
 	lateness = time.Second
-	healing  = 5 * time.Second
+	// healing: two looks for members that are missing, in vain, and the beginning of a round with one that is cut off.
+	healing  = 8 * time.Second
 	agreeing = 10 * time.Second
 )
 
