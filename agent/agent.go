@@ -124,8 +124,8 @@ func loadBundle(o Options, to *os.File) error {
 
 // proxyEnv is the whole environment of the proxy process: what the Go runtime and the resolver look at.
 func proxyEnv() []string {
-	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK", "GODEBUG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY", wallOffsetEnv} {
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GODEBUG=" + strings.TrimPrefix(os.Getenv("GODEBUG")+","+clobberFree, ",")}
+	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY", wallOffsetEnv} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

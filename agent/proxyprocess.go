@@ -70,6 +70,7 @@ type proxyProcess struct {
 	localKills *localKills
 	takeovers  chan session.Takeover
 	described  *described
+	scrub      scrubber
 
 	// What is done about it.
 	gate        *gate
@@ -90,7 +91,7 @@ type proxyProcess struct {
 // RunProxy is the proxy process: it serves until the enforcer tells it to drain, or ctx is done. It
 // must have been started by the enforcer.
 func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
-	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}, takeovers: make(chan session.Takeover, 256), described: newDescribed()}
+	p := &proxyProcess{version: version, log: log, started: time.Now(), files: map[string]*os.File{}, takeovers: make(chan session.Takeover, 256), described: newDescribed(), scrub: newScrubber()}
 	defer p.close()
 	defer runtime.KeepAlive(tuneMemory())
 	for _, step := range []struct {
@@ -345,6 +346,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },
+		func(ctx context.Context) error { return p.scrub.run(ctx, p.closeIdle) },
 		func(ctx context.Context) error {
 			return p.described.run(ctx, func(id session.ID) { p.reauthoriseSession(ctx, id) })
 		},

@@ -56,6 +56,7 @@ func (p *proxyProcess) setUpSignIn() error {
 		return err
 	}
 	p.vault = identity.NewVault(p.log, p.metrics.Login)
+	p.vault.OnWipe = p.scrub.soon
 	live := func(id session.ID) bool { _, err := p.table.ByID(id); return err == nil }
 	if err := p.vault.Keep(b.VaultKey, p.store, p.providers, live); err != nil {
 		return err
@@ -73,6 +74,13 @@ func (p *proxyProcess) signIns() *signIns {
 		table: p.table, clock: p.clock, observe: p.observe, cluster: p.cluster,
 		config:    func() *bundle { return p.bundle.Load() },
 		authorise: p.Authorize, heed: p.heedLocalKills,
+	}
+}
+
+// closeIdle closes connections to providers that are not in use.
+func (p *proxyProcess) closeIdle() {
+	for _, provider := range p.providers {
+		provider.CloseIdle()
 	}
 }
 

@@ -97,6 +97,9 @@ func (p *Provider) Issuer() string { return p.cfg.Issuer }
 // Ready reports whether discovery has worked.
 func (p *Provider) Ready() bool { return p.meta.Load() != nil }
 
+// CloseIdle closes connections to the provider that are not in use: their buffers hold what went through last.
+func (p *Provider) CloseIdle() { p.client.CloseIdleConnections() }
+
 // Run reads the provider's discovery document, at first until that works and then hourly. It
 // returns nil when ctx is done.
 func (p *Provider) Run(ctx context.Context) error {

@@ -28,6 +28,9 @@ type Vault struct {
 	count func(event string)
 	wake  chan struct{}
 	seal  *sealer // nil: in memory only
+	// OnWipe, if not nil, is called when tokens were wiped: copies of them are left to the garbage collector. Set it
+	// before anything is put in; it must not block.
+	OnWipe func()
 
 	mu    sync.Mutex // guards the fields below
 	held  map[session.ID]grant
@@ -206,6 +209,9 @@ func (v *Vault) work(ctx context.Context, g grant) {
 
 func (v *Vault) revoke(ctx context.Context, g *grant) error {
 	err := g.provider.Revoke(ctx, &g.tokens)
+	if v.OnWipe != nil {
+		defer v.OnWipe()
+	}
 	switch {
 	case err == nil:
 		v.seal.forget(g.session)

@@ -54,7 +54,10 @@ func Roots(pem []byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-type limitBody struct{ next http.RoundTripper }
+type limitBody struct{ next *http.Transport }
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
+func (t limitBody) CloseIdleConnections() { t.next.CloseIdleConnections() }
 
 func (t limitBody) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(r)

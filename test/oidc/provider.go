@@ -8,6 +8,7 @@ package oidc
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -135,22 +136,36 @@ func readIssuer(t testing.TB, stdout *bufio.Reader, log *tail) string {
 
 // SetClaims changes what the provider says of a user.
 func (p *Provider) SetClaims(user string, c Claims) error {
-	return p.administer(map[string]any{"claims": map[string]Claims{user: c}})
+	_, err := p.administer(map[string]any{"claims": map[string]Claims{user: c}})
+	return err
 }
 
 // RevokeGrants revokes all that a user has granted, as an administrator does; nobody is told.
 func (p *Provider) RevokeGrants(user string) error {
-	return p.administer(map[string]any{"revoke": user})
+	_, err := p.administer(map[string]any{"revoke": user})
+	return err
 }
 
-func (p *Provider) administer(order any) error {
+// Tokens returns every token that the provider has given out.
+func (p *Provider) Tokens() ([]string, error) { return p.administer(map[string]any{}) }
+
+// administer is for one goroutine at a time.
+func (p *Provider) administer(order any) ([]string, error) {
 	if err := json.NewEncoder(p.stdin).Encode(order); err != nil {
-		return fmt.Errorf("administer the provider: %w", err)
+		return nil, fmt.Errorf("administer the provider: %w", err)
 	}
-	if _, err := p.stdout.ReadString('\n'); err != nil {
-		return fmt.Errorf("administer the provider: %w", err)
+	var line []byte
+	for !bytes.HasPrefix(line, []byte("{")) { // it prints notices, too
+		var err error
+		if line, err = p.stdout.ReadBytes('\n'); err != nil {
+			return nil, fmt.Errorf("administer the provider: %w", err)
+		}
 	}
-	return nil
+	var said struct{ Tokens []string }
+	if err := json.Unmarshal(line, &said); err != nil {
+		return nil, fmt.Errorf("administer the provider: %w", err)
+	}
+	return said.Tokens, nil
 }
 
 // Stop ends the provider. It may be called more than once.

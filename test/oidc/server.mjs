@@ -7,7 +7,7 @@
 //   users     { name: { claims } }; the login form takes a name and any password
 //   ttl       lifetimes in seconds, by model name
 // When it is ready it writes one line of JSON to stdout: {"issuer": ...}. A line of JSON on its standard input is what
-// an administrator does, and is answered by a line:
+// an administrator does, and is answered by a line that has all tokens given out so far, in "tokens":
 //   {"claims": {name: {claims}}}  the users have these claims from now on
 //   {"revoke": name}              what the user has granted is revoked
 // It ends when its standard input does, so that it cannot outlive the test that started it.
@@ -19,6 +19,7 @@ import Provider from 'oidc-provider';
 const config = JSON.parse(process.argv[2]);
 const server = http.createServer();
 const grants = {}; // by user: the ids of what was granted
+const tokens = [];
 let administer;
 
 server.listen(config.port, '127.0.0.1', () => {
@@ -57,6 +58,9 @@ server.listen(config.port, '127.0.0.1', () => {
   provider.on('grant.success', (ctx) => {
     const { AuthorizationCode: code } = ctx.oidc.entities;
     if (code) (grants[code.accountId] ??= []).push(code.grantId);
+    for (const kind of ['access_token', 'refresh_token', 'id_token']) {
+      if (ctx.body?.[kind]) tokens.push(ctx.body[kind]);
+    }
   });
   administer = async (order) => {
     if (order.claims) Object.assign(config.users, order.claims);
@@ -72,6 +76,6 @@ server.listen(config.port, '127.0.0.1', () => {
 const orders = readline.createInterface({ input: process.stdin });
 orders.on('line', async (line) => {
   await administer(JSON.parse(line));
-  process.stdout.write('{}\n');
+  process.stdout.write(`${JSON.stringify({ tokens })}\n`);
 });
 orders.on('close', () => process.exit(0));
