@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -26,6 +27,11 @@ type Browser struct {
 	// User is the name to sign in with; empty means that the user declines.
 	User   string
 	client *http.Client
+}
+
+// On has the browser make its connections on another host.
+func (b *Browser) On(dial func(address string) (net.Conn, error)) {
+	b.client.Transport.(*http.Transport).DialContext = func(_ context.Context, _, address string) (net.Conn, error) { return dial(address) }
 }
 
 // maxSteps bounds a walk, so that redirects in a circle end it.

@@ -44,6 +44,8 @@ type Options struct {
 	Users   map[string]Claims
 	TTL     map[string]int // lifetimes in seconds, by model name: IdToken, RefreshToken, ...
 	CA      string         // a file of certificates that it believes beside the system's
+	// On runs what starts it, for example on another host; nil: here.
+	On func(func() error) error
 }
 
 // WebClient is a confidential client with refresh tokens.
@@ -93,7 +95,11 @@ func Start(t testing.TB, o Options) *Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if o.On != nil {
+		start = func() error { return o.On(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		t.Fatalf("start node: %v", err)
 	}
 	p := &Provider{cmd: cmd, stdin: stdin, stdout: bufio.NewReader(stdout)}

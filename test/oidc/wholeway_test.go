@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/curfew-proxy/curfew/lab"
 	"github.com/curfew-proxy/curfew/test/harness"
 	"github.com/curfew-proxy/curfew/test/oidc"
 	"github.com/curfew-proxy/curfew/test/peers"
@@ -31,6 +32,7 @@ type user struct {
 	home    string
 	name    string
 	browser *oidc.Browser // that the last sign-in went through
+	host    *lab.Host     // that both are on; nil: here
 }
 
 var startLink = regexp.MustCompile(`https://\S+/start/\S+`)
@@ -61,13 +63,20 @@ func (u *user) login(t *testing.T) harness.Result {
 	}
 	var out, errOut bytes.Buffer
 	cmd.Stdout = &out
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if u.host != nil {
+		start = func() error { return u.host.Do(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		t.Fatal(err)
 	}
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		fmt.Fprintln(&errOut, lines.Text())
 		if link := startLink.FindString(lines.Text()); link != "" {
 			u.browser = oidc.NewBrowser(u.name, u.roots(t))
+			if u.host != nil {
+				u.browser.On(func(to string) (net.Conn, error) { return u.host.Dial("", to, harness.Patience) })
+			}
 			if _, err := u.browser.Walk(t.Context(), link, nil); err != nil {
 				t.Errorf("browser: %v", err)
 			}
@@ -210,17 +219,6 @@ func echo(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			}()
-		}
-	}()
+	go serveEcho(l)
 	return l.Addr().String()
 }

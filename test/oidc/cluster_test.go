@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package oidc_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/curfew-proxy/curfew/lab"
+	"github.com/curfew-proxy/curfew/test/harness"
+	"github.com/curfew-proxy/curfew/test/oidc"
+	"github.com/curfew-proxy/curfew/test/peers"
+)
+
+// TestLogoutInACluster has a user sign in at one node, work through three, and sign out at the provider, which tells
+// the first node: the streams through all of them are cut, and none lets the user in again.
+func TestLogoutInACluster(t *testing.T) {
+	port, secret := peers.FreePort(t), filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := harness.StartCluster(t, harness.ClusterConfig{Nodes: 3,
+		Extra:  fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s}\n", port, secret),
+		Before: func(host *lab.Host, addr string) { echoOn(t, host, addr) }})
+	first := c.Nodes[0]
+	alice := &user{agent: first.Agent, host: first.Host, home: t.TempDir(), name: "alice"}
+	alice.login(t) // the provider is down: they have met the agent, which is all
+	at := "https://" + first.Gateway
+	provider := oidc.Start(t, oidc.Options{Port: port, CA: alice.ca(t), On: first.Host.Do, Users: map[string]oidc.Claims{"alice": {"name": "Alice"}},
+		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", at+"/callback/corp").WithBackChannel(at + "/backchannel-logout/corp")}})
+	alice.mustLogin(t)
+	store := filepath.Dir(alice.ca(t))
+	creds := harness.Credentials{Cert: filepath.Join(store, "cert.pem"), Key: filepath.Join(store, "key.pem"), CA: filepath.Join(store, "ca.pem")}
+	type end struct {
+		node string
+		at   time.Time
+	}
+	ends := make(chan end, len(c.Nodes))
+	for _, n := range c.Nodes {
+		conn, err := ask(t, n, creds)
+		if err != nil {
+			t.Fatalf("%s: %v", n.Name, err)
+		}
+		go func() {
+			_, _ = io.Copy(io.Discard, conn) // until it is cut
+			ends <- end{n.Name, time.Now()}
+		}()
+	}
+	began := time.Now()
+	if err := alice.browser.SignOut(t.Context(), provider); err != nil {
+		t.Fatal(err)
+	}
+	for range c.Nodes {
+		select {
+		case e := <-ends:
+			t.Logf("%s cut the stream %v after the browser asked to be signed out", e.node, e.at.Sub(began).Round(time.Millisecond))
+		case <-time.After(harness.Patience):
+			t.Fatal("a stream goes on")
+		}
+	}
+	for _, n := range c.Nodes {
+		if _, err := ask(t, n, creds); err == nil {
+			t.Errorf("%s lets the user in again", n.Name)
+		}
+	}
+}
+
+// ask opens a stream through a node and waits for an answer.
+func ask(t *testing.T, n *harness.Node, creds harness.Credentials) (*tls.Conn, error) {
+	t.Helper()
+	tcp, err := n.Host.Dial("", fmt.Sprintf("%s:%d", n.Addr, harness.ServicePort), harness.Patience)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = tcp.Close() })
+	conn := tls.Client(tcp, creds.TLS(t, ""))
+	if err := tcp.SetDeadline(time.Now().Add(harness.Patience)); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write([]byte("ping")); err != nil {
+		return nil, err
+	}
+	_, err = io.ReadFull(conn, make([]byte, 4))
+	return conn, err
+}
+
+// echoOn is an upstream on a host.
+func echoOn(t *testing.T, host *lab.Host, addr string) {
+	t.Helper()
+	l, err := host.Listen(fmt.Sprintf("%s:%d", addr, harness.UpstreamPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go serveEcho(l)
+}
+
+func serveEcho(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			_, _ = io.Copy(c, c)
+			_ = c.Close()
+		}()
+	}
+}
