@@ -19,14 +19,36 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// resolve answers another node's question which sessions a kill is about, as this node sees it: it alone
-// knows its connections.
-func (n *clusterNode) resolve(_ context.Context, request []byte) ([]session.ID, error) {
-	var req api.KillRequest
-	if err := json.Unmarshal(request, &req); err != nil {
-		return nil, fmt.Errorf("selector of another node: %w", err)
+// question is what a node asks all others: which sessions a kill is about, or to think again about some.
+type question struct {
+	api.KillRequest
+	Reconsider *session.Match `json:"reconsider,omitempty"`
+}
+
+// resolve answers another node's question which sessions it is about, as this node sees it: it alone knows its
+// connections, and has the tokens of the sessions that began here.
+func (n *clusterNode) resolve(ctx context.Context, request []byte) ([]session.ID, error) {
+	var q question
+	if err := json.Unmarshal(request, &q); err != nil {
+		return nil, fmt.Errorf("question of another node: %w", err)
 	}
-	return n.p.act.resolve(req)
+	if q.Reconsider != nil {
+		return n.p.endings().reconsiderHere(ctx, *q.Reconsider)
+	}
+	return n.p.act.resolve(q.KillRequest)
+}
+
+// reconsiderElsewhere has all other nodes ask about their sessions, and returns those that do not answer.
+func (n *clusterNode) reconsiderElsewhere(ctx context.Context, who session.Match) (silent []string) {
+	if n == nil {
+		return nil
+	}
+	body, err := json.Marshal(question{Reconsider: &who})
+	if err != nil {
+		panic("encode a question: " + err.Error()) // nothing in it can fail to encode
+	}
+	_, silent = n.engine.Resolve(ctx, body)
+	return silent
 }
 
 // outcome tells another node what became of the connections that its kill has ended here.
@@ -61,7 +83,7 @@ func (n *clusterNode) resolveElsewhere(ctx context.Context, req api.KillRequest)
 	if n == nil || req.Service == "" && req.Where == "" && req.Group == "" {
 		return nil, nil
 	}
-	body, err := json.Marshal(req)
+	body, err := json.Marshal(question{KillRequest: req})
 	if err != nil {
 		panic("encode a kill: " + err.Error()) // nothing in it can fail to encode
 	}

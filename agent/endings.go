@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -20,6 +21,10 @@ type endings struct {
 	clock   session.Clock
 	cluster *clusterNode  // nil: this node is in none
 	keep    time.Duration // no session that is being created now is in use later than that
+	// ask asks the providers about sessions whose tokens this node holds, which held tells; reauthorise asks policy.
+	ask         func(ctx context.Context, which func(session.ID) bool) int
+	held        func(session.ID) bool
+	reauthorise func(context.Context, session.ID)
 }
 
 // endingsKeep is the least time for which it is remembered that somebody was signed out: sign-ins that are under way
@@ -49,6 +54,45 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 		}
 	}
 	return ended, errors.Join(errs...)
+}
+
+// Reconsider implements signals.Sessions: each node asks about the sessions that began there, for it has their tokens.
+func (e *endings) Reconsider(ctx context.Context, who session.Match) (int, error) {
+	if err := who.Check(); err != nil {
+		return 0, err
+	}
+	ids, err := e.reconsiderHere(ctx, who)
+	if silent := e.cluster.reconsiderElsewhere(ctx, who); len(silent) > 0 {
+		err = errors.Join(err, fmt.Errorf("nodes that do not answer: %v", silent))
+	}
+	return len(ids), err
+}
+
+// reconsiderHere asks about the sessions that began at this node, and ends those of which nobody can be asked: somebody who
+// should know says that things have changed.
+func (e *endings) reconsiderHere(ctx context.Context, who session.Match) (ids []session.ID, err error) {
+	mine := map[session.ID]bool{}
+	for _, found := range e.table.Select(session.Selector{Where: func(s session.Session, _ []*session.Connection) bool { return who.Matches(&s) }}, false) {
+		if s := &found.Session; e.cluster == nil || s.Origin.Node == e.cluster.time.Self().Node {
+			ids, mine[s.ID] = append(ids, s.ID), true
+		}
+	}
+	var errs []error
+	for _, id := range ids {
+		if !e.held(id) {
+			end := session.End{Reason: session.ReasonUnvalidated, Message: "its claims have changed, and the provider cannot be asked", At: e.clock.Wall()}
+			_, err := e.table.End(id, end)
+			var over *session.EndedError
+			if err != nil && !errors.As(err, &over) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	e.ask(ctx, func(id session.ID) bool { return mine[id] })
+	for _, id := range ids {
+		e.reauthorise(ctx, id)
+	}
+	return ids, errors.Join(errs...)
 }
 
 // watermarks are those that end everybody who is meant. Of an e-mail address, nobody knows whose it is but those who are

@@ -85,7 +85,8 @@ func (p *proxyProcess) closeIdle() {
 }
 
 func (p *proxyProcess) endings() *endings {
-	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout}
+	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout,
+		ask: p.revalidator.Ask, held: p.vault.Holds, reauthorise: p.reauthoriseSession}
 }
 
 // Authorize implements proxy.Policy with the policy of the moment.

@@ -86,6 +86,13 @@ func (v *Vault) persist(g grant) {
 	}
 }
 
+// Holds reports whether the provider can be asked about a session with what it gave.
+func (v *Vault) Holds(id session.ID) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.held[id].tokens.Refresh) > 0
+}
+
 // Take removes and returns the tokens of a session, and the provider that issued them. The
 // caller owns them now.
 func (v *Vault) Take(id session.ID) (*Provider, Tokens, bool) {
