@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
@@ -173,7 +174,8 @@ func (a *Agent) do(ctx context.Context, method, path string, in, out any) error 
 		}
 		body = bytes.NewReader(b)
 	}
-	u := url.URL{Scheme: "https", Host: a.Address.String(), Path: path}
+	path, query, _ := strings.Cut(path, "?")
+	u := url.URL{Scheme: "https", Host: a.Address.String(), Path: path, RawQuery: query}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)

@@ -110,7 +110,7 @@ func TestLogoutWipesWithoutTheAgent(t *testing.T) {
 	agent := signedIn(t, a)
 	stop()
 	var e *api.Error
-	if _, err := Logout(t.Context(), agent); !errors.As(err, &e) || e.Code != api.CodeUnreachable || e.Hint == "" {
+	if _, err := Logout(t.Context(), agent, false); !errors.As(err, &e) || e.Code != api.CodeUnreachable || e.Hint == "" {
 		t.Errorf("Logout: %v; want it to say that the session lives on", err)
 	}
 	if _, err := os.Stat(agent.Store.Path(KeyFile)); !errors.Is(err, fs.ErrNotExist) {

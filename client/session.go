@@ -35,14 +35,19 @@ func (a *Agent) status(ctx context.Context) (sess api.Session, err error) {
 }
 
 // Logout ends the session of the key in the store and wipes the key. If the agent does not
-// answer, the key is wiped all the same, and the error says that the session lives on.
-func Logout(ctx context.Context, agent *Agent) (api.LoggedOut, error) {
+// answer, the key is wiped all the same, and the error says that the session lives on. With atProvider, the answer has the
+// page at which the user's browser signs out there, too.
+func Logout(ctx context.Context, agent *Agent, atProvider bool) (api.LoggedOut, error) {
 	var out api.LoggedOut
 	signedIn, err := agent.SignedIn()
 	if err != nil {
 		return out, errors.Join(err, agent.Store.WipeKey())
 	}
-	err = signedIn.do(ctx, http.MethodDelete, api.PathSession, nil, &out)
+	path := api.PathSession
+	if atProvider {
+		path += "?provider=true"
+	}
+	err = signedIn.do(ctx, http.MethodDelete, path, nil, &out)
 	var e *api.Error
 	switch {
 	case err == nil:

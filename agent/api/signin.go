@@ -15,7 +15,7 @@ const (
 	PathLogin         = "/v1/login"          // POST LoginRequest: LoginStarted
 	PathLoginComplete = "/v1/login/complete" // POST LoginComplete: Session
 	PathLoginToken    = "/v1/login/token"    // POST LoginToken: Session
-	PathSession       = "/v1/session"        // GET: Session; DELETE: LoggedOut
+	PathSession       = "/v1/session"        // GET: Session; DELETE (?provider=true): LoggedOut
 	PathServices      = "/v1/services"       // GET: []Service
 )
 
@@ -102,6 +102,9 @@ type LoggedOut struct {
 	// Revoked is set when the provider has confirmed that its tokens are revoked (RFC 7009), or
 	// when the agent held none any more. If it is false the agent goes on trying.
 	Revoked bool `json:"revoked"`
+	// Provider is the page, good once and for minutes, at which the user's browser signs out at the provider, too, if that
+	// was asked for; empty if there is none.
+	Provider string `json:"provider,omitempty"`
 }
 
 // Service is a service that a session may use.

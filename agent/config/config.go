@@ -117,7 +117,9 @@ type Provider struct {
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
 	// FrontChannelLogout lets whoever knows the provider's name of a session end it: for providers that cannot tell
 	// the agent itself.
-	FrontChannelLogout bool       `yaml:"front_channel_logout"`
+	FrontChannelLogout bool `yaml:"front_channel_logout"`
+	// PostLogoutRedirect says that URL/signed-out/NAME is registered at the provider, for browsers to come back to.
+	PostLogoutRedirect bool       `yaml:"post_logout_redirect"`
 	Revalidate         Revalidate `yaml:"revalidate"`
 }
 

@@ -34,6 +34,9 @@ type Config struct {
 	// Algorithms that may sign ID tokens; default: all asymmetric ones.
 	Algorithms   []string
 	Revalidation Revalidation
+	// PostLogoutRedirect asks the provider to send browsers back to https://AGENT/signed-out/NAME, which must be registered
+	// there, when they have signed out.
+	PostLogoutRedirect bool
 	// FrontChannelLogout takes the word of whoever knows a session's sid that it is over: for providers that tell nobody
 	// but the browser.
 	FrontChannelLogout bool

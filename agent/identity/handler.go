@@ -56,6 +56,8 @@ func NewHandler(cfg HandlerConfig) *Handler {
 	h.mux.Handle("GET "+pathStart+"{token}", http.HandlerFunc(h.start))
 	h.mux.Handle("GET "+pathCallback, http.HandlerFunc(h.callback))
 	h.mux.Handle("GET "+pathCallback+"/{provider}", http.HandlerFunc(h.callback))
+	h.mux.Handle("GET "+pathLogout+"{token}", http.HandlerFunc(h.leave))
+	h.mux.Handle("GET "+pathSignedOut+"{provider}", http.HandlerFunc(h.left))
 	h.mux.Handle("/", http.HandlerFunc(noPage))
 	return h
 }
@@ -160,11 +162,12 @@ func (h *Handler) session(w http.ResponseWriter, _ *http.Request, key session.Ke
 }
 
 func (h *Handler) logout(w http.ResponseWriter, r *http.Request, key session.Key) error {
-	s, revoked, err := h.cfg.Logins.Logout(r.Context(), key)
+	s, out, err := h.cfg.Logins.Logout(r.Context(), key, r.URL.Query().Get("provider") == "true")
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, api.LoggedOut{Session: h.describe(s), Revoked: revoked})
+	out.Session = h.describe(s)
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 

@@ -88,6 +88,8 @@ type Logins struct {
 	cfg LoginsConfig
 	now func() time.Time
 
+	signOuts signOuts
+
 	mu      sync.Mutex // guards pending and the logins in it
 	pending pending
 }
@@ -334,6 +336,7 @@ func (l *Logins) Run(ctx context.Context) error {
 			l.mu.Lock()
 			l.sweepLocked()
 			l.mu.Unlock()
+			l.signOuts.sweep()
 		}
 	}
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// Logout ends the session of a client key, and then revokes its tokens at the provider. revoked
-// is false if the provider has not confirmed; the vault then goes on trying.
-func (l *Logins) Logout(ctx context.Context, key session.Key) (s session.Session, revoked bool, err error) {
+// Logout ends the session of a client key, and then revokes its tokens at the provider; if that does not confirm, the
+// vault goes on trying. With atProvider, the user's browser is to sign out there, too.
+func (l *Logins) Logout(ctx context.Context, key session.Key, atProvider bool) (s session.Session, out api.LoggedOut, err error) {
 	s, err = l.sessionOf(key)
 	if err != nil {
-		return session.Session{}, false, err
+		return session.Session{}, out, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*jose.Timeout)
 	defer cancel() // the client may hang up as soon as it has asked; its session ends all the same
@@ -29,13 +29,17 @@ func (l *Logins) Logout(ctx context.Context, key session.Key) (s session.Session
 			if held {
 				l.cfg.Vault.Put(s.ID, g.provider, g.tokens)
 			}
-			return session.Session{}, false, fmt.Errorf("end session: %w", err)
+			return session.Session{}, out, fmt.Errorf("end session: %w", err)
 		}
 		l.cfg.Count(EventLogout)
 		l.cfg.Log.Info("signed out", "session", s.ID, "subject", s.Identity.Subject)
 		s.Ended = &end
 	}
-	return s, !held || l.cfg.Vault.revokeNow(ctx, g) == nil, nil // the vault logs why not
+	if held && atProvider {
+		out.Provider = l.signOuts.begin(g.provider, g.tokens.IDToken)
+	}
+	out.Revoked = !held || l.cfg.Vault.revokeNow(ctx, g) == nil // the vault logs why not
+	return s, out, nil
 }
 
 // sessionOf returns the session of a client key, live or ended.

@@ -57,6 +57,7 @@ type metadata struct {
 	keys       *jose.KeySet
 	revocation string // RFC 7009 endpoint, or empty
 	userinfo   string // or empty
+	endSession string // RP-Initiated Logout 1.0, or empty
 	sendsIss   bool   // RFC 9207: iss must be in the authorization response
 }
 
@@ -161,6 +162,7 @@ type discovery struct {
 	Keys          string   `json:"jwks_uri"`
 	Revocation    string   `json:"revocation_endpoint"`
 	UserInfo      string   `json:"userinfo_endpoint"`
+	EndSession    string   `json:"end_session_endpoint"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
 	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
@@ -174,7 +176,7 @@ func (d *discovery) check() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for name, endpoint := range map[string]string{"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo} {
+	for name, endpoint := range map[string]string{"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo, "end_session_endpoint": d.EndSession} {
 		if endpoint == "" {
 			continue
 		}
@@ -194,6 +196,7 @@ func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
 		keys:       keys,
 		revocation: doc.Revocation,
 		userinfo:   doc.UserInfo,
+		endSession: doc.EndSession,
 		sendsIss:   doc.SendsIss,
 		verifier: oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
 			ClientID: p.cfg.ClientID, SupportedSigningAlgs: p.cfg.Algorithms, Now: p.now,

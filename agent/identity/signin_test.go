@@ -90,7 +90,7 @@ func TestSignInAndOut(t *testing.T) {
 func signOut(t *testing.T, a *agent, p *oidc.Provider, c *client.Agent) {
 	t.Helper()
 	refresh := stealRefreshToken(t, a, p)
-	out, err := client.Logout(t.Context(), c)
+	out, err := client.Logout(t.Context(), c, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestDemoProvider(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("SignIn: %v", err)
 	}
-	if out, err := client.Logout(t.Context(), c); err != nil || !out.Revoked {
+	if out, err := client.Logout(t.Context(), c, false); err != nil || !out.Revoked {
 		t.Errorf("Logout: %+v, %v", out, err)
 	}
 }

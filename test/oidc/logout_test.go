@@ -44,6 +44,7 @@ func newSite(t *testing.T, allow, more string) *site {
 	s.options = oidc.Options{Port: port, CA: s.alice.ca(t),
 		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", at+"/callback/corp").WithBackChannel(at + "/backchannel-logout/corp")},
 		Users:   map[string]oidc.Claims{"alice": {"name": "Alice", "groups": []string{"dba"}}, "bob": {"name": "Bob", "groups": []string{"dba"}}}}
+	s.options.Clients[0]["post_logout_redirect_uris"] = []string{at + "/signed-out/corp"}
 	s.provider = oidc.Start(t, s.options)
 	for _, u := range []*user{s.alice, s.bob} {
 		u.mustLogin(t)
