@@ -11,12 +11,14 @@ import (
 // Paths of the sign-in API, which the agent serves to everyone on its TLS port. The client is
 // known by the certificate it presents in the handshake and by nothing else.
 const (
-	PathInfo          = "/v1/info"           // GET: AgentInfo; needs no certificate
-	PathLogin         = "/v1/login"          // POST LoginRequest: LoginStarted
-	PathLoginComplete = "/v1/login/complete" // POST LoginComplete: Session
-	PathLoginToken    = "/v1/login/token"    // POST LoginToken: Session
-	PathSession       = "/v1/session"        // GET: Session; DELETE: LoggedOut
-	PathServices      = "/v1/services"       // GET: []Service
+	PathInfo          = "/v1/info"              // GET: AgentInfo; needs no certificate
+	PathLogin         = "/v1/login"             // POST LoginRequest: LoginStarted
+	PathLoginComplete = "/v1/login/complete"    // POST LoginComplete: Session
+	PathLoginDevice   = "/v1/login/device"      // POST DeviceRequest: DeviceStarted
+	PathDevicePoll    = "/v1/login/device/poll" // POST DevicePoll: Session (201), or DevicePending (202)
+	PathLoginToken    = "/v1/login/token"       // POST LoginToken: Session
+	PathSession       = "/v1/session"           // GET: Session; DELETE: LoggedOut
+	PathServices      = "/v1/services"          // GET: []Service
 )
 
 // Codes of errors that only the sign-in API makes.
@@ -45,7 +47,8 @@ type AgentInfo struct {
 type ProviderInfo struct {
 	Name   string `json:"name"`
 	Issuer string `json:"issuer"`
-	Ready  bool   `json:"ready"` // its discovery document has been read
+	Ready  bool   `json:"ready"`  // its discovery document has been read
+	Device bool   `json:"device"` // sign-ins by a code are taken (RFC 8628)
 }
 
 // LoginRequest starts a sign-in for the client key of the connection it comes on.

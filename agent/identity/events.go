@@ -14,6 +14,7 @@ const (
 	EventCallbackUnknown    = "callback-unknown"    // a callback that belongs to no sign-in
 	EventCodeUnknown        = "code-unknown"        // a one-time code that is wrong, used or expired
 	EventCodeWrongKey       = "code-wrong-key"      // a one-time code presented with another's key
+	EventDeviceUnanswered   = "device-unanswered"   // a provider did not say whether a code was entered
 	EventMachineCompleted   = "machine-completed"   // a machine's token made a session
 	EventMachineRefused     = "machine-refused"     // a token that is not good
 	EventMachineDenied      = "machine-denied"      // a good one of somebody who may not sign in

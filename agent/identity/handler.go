@@ -44,6 +44,8 @@ func NewHandler(cfg HandlerConfig) *Handler {
 	h.mux.Handle(api.PathInfo, methods{"GET": h.info})
 	h.mux.Handle(api.PathLogin, methods{"POST": h.withKey(h.login)})
 	h.mux.Handle(api.PathLoginComplete, methods{"POST": h.withKey(h.complete)})
+	h.mux.Handle(api.PathLoginDevice, methods{"POST": h.withKey(h.device)})
+	h.mux.Handle(api.PathDevicePoll, methods{"POST": h.withKey(h.pollDevice)})
 	if cfg.Machines != nil {
 		h.mux.Handle(api.PathLoginToken, methods{"POST": h.withKey(h.token)})
 	}
@@ -104,7 +106,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 func (h *Handler) info(w http.ResponseWriter, _ *http.Request) {
 	info := api.AgentInfo{Name: h.cfg.Name, Version: h.cfg.Version, Providers: []api.ProviderInfo{}}
 	for _, p := range h.cfg.Logins.cfg.Providers {
-		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready()})
+		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready(), Device: p.cfg.Device})
 	}
 	writeJSON(w, http.StatusOK, info)
 }
@@ -131,6 +133,37 @@ func (h *Handler) complete(w http.ResponseWriter, r *http.Request, key session.K
 	s, err := h.cfg.Logins.Complete(r.Context(), key, req.Code)
 	if err != nil {
 		return err
+	}
+	writeJSON(w, http.StatusCreated, h.describe(s))
+	return nil
+}
+
+func (h *Handler) device(w http.ResponseWriter, r *http.Request, key session.Key) error {
+	var req api.DeviceRequest
+	if err := readJSON(w, r, maxBody, &req); err != nil {
+		return err
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	started, err := h.cfg.Logins.BeginDevice(r.Context(), key, from.Addr(), req)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, started)
+	return nil
+}
+
+func (h *Handler) pollDevice(w http.ResponseWriter, r *http.Request, key session.Key) error {
+	var req api.DevicePoll
+	if err := readJSON(w, r, maxBody, &req); err != nil {
+		return err
+	}
+	s, pending, err := h.cfg.Logins.PollDevice(r.Context(), key, req.Login)
+	switch {
+	case err != nil:
+		return err
+	case pending != nil:
+		writeJSON(w, http.StatusAccepted, pending)
+		return nil
 	}
 	writeJSON(w, http.StatusCreated, h.describe(s))
 	return nil

@@ -90,6 +90,8 @@ type Logins struct {
 
 	mu      sync.Mutex // guards pending and the logins in it
 	pending pending
+
+	devices jose.FailureLimit // each that begins is a request to a provider
 }
 
 // NewLogins returns Logins without any sign-in under way.
@@ -153,8 +155,7 @@ func (l *Logins) add(lg *login) error {
 	if victim, full := l.pending.victim(lg.source); victim != nil {
 		l.dropLocked(victim)
 	} else if full {
-		return &api.Error{Code: api.CodeTooMany, Message: "too many sign-ins are under way",
-			Hint: "wait a minute and try again"}
+		return errTooManyLogins
 	}
 	l.pending.add(lg)
 	return nil
@@ -277,7 +278,12 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	if err != nil {
 		return session.Session{}, err
 	}
-	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", SID: lg.signIn.SID,
+	return l.create(ctx, lg, "browser")
+}
+
+// create makes the session of a sign-in that is over.
+func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
+	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
 		Authenticated: lg.signIn.At, BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
@@ -285,7 +291,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	}
 	l.cfg.Vault.Put(s.ID, lg.provider, lg.signIn.Tokens)
 	// It may have ended before its tokens were in the vault, and then nobody else takes them out.
-	if now, err := l.cfg.Sessions.ByKey(key); err != nil || now.ID == s.ID && now.Ended != nil {
+	if now, err := l.cfg.Sessions.ByKey(lg.key); err != nil || now.ID == s.ID && now.Ended != nil {
 		l.cfg.Vault.EndLater(s.ID)
 	}
 	l.cfg.Count(EventLoginCompleted)
