@@ -100,8 +100,8 @@ func (l *Logins) PollDevice(ctx context.Context, key session.Key, handle string)
 			return session.Session{}, pending, err
 		}
 	}
-	if ctx.Err() != nil { // left for the next poll, or for Run to revoke
-		return session.Session{}, nil, ctx.Err()
+	if ctx.Err() != nil { // nobody takes it: left for the next poll, or for Run to revoke
+		return session.Session{}, &api.DevicePending{Interval: api.Seconds(time.Second)}, nil
 	}
 	if !l.takeOut(lg) {
 		return session.Session{}, nil, errLoginGone
@@ -158,14 +158,12 @@ func (l *Logins) answered(lg *login, signIn SignIn, err error) (*api.DevicePendi
 		return nil, told
 	}
 	d := lg.device
-	d.failures = 0
-	switch {
-	case errors.Is(err, errSlowDown):
-		d.interval += slowDown
-	case errors.Is(err, errSilent):
+	if errors.Is(err, errSilent) {
 		d.failures++
 		l.cfg.Count(EventDeviceUnanswered)
 		log.Warn("provider cannot be asked about a device sign-in", "error", err)
+	} else if d.failures = 0; errors.Is(err, errSlowDown) {
+		d.interval += slowDown
 	}
 	lg.stage = begun
 	d.later(now)
