@@ -80,7 +80,7 @@ func (b *bundle) providers() []identity.Config {
 			Name: p.Name, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: string(bytes.TrimSpace(b.Files[p.ClientSecretFile])),
 			RedirectURL: strings.TrimSuffix(b.Config.URL, "/") + "/callback/" + p.Name,
 			Scopes:      p.Scopes, GroupsClaim: p.GroupsClaim, CA: b.Files[p.CAFile],
-			FrontChannelLogout: p.FrontChannelLogout, Revalidation: identity.Revalidation(p.Revalidate),
+			FrontChannelLogout: p.FrontChannelLogout, Device: p.Device, Revalidation: identity.Revalidation(p.Revalidate),
 		}
 	}
 	return list

@@ -117,8 +117,10 @@ type Provider struct {
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
 	// FrontChannelLogout lets whoever knows the provider's name of a session end it: for providers that cannot tell
 	// the agent itself.
-	FrontChannelLogout bool       `yaml:"front_channel_logout"`
-	Revalidate         Revalidate `yaml:"revalidate"`
+	FrontChannelLogout bool `yaml:"front_channel_logout"`
+	// Device lets users sign in by a code that they enter on another device. It can be phished: off by default.
+	Device     bool       `yaml:"device"`
+	Revalidate Revalidate `yaml:"revalidate"`
 }
 
 // Revalidate is how often the provider is asked whether it stands by a session that it began, with the refresh token
