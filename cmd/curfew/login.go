@@ -24,7 +24,7 @@ const agentEnv = "CURFEW_AGENT"
 type loginFlags struct {
 	provider, fingerprint        string
 	noBrowser, acceptNew, forget bool
-	bind, extend, watch          bool
+	bind, extend, watch, device  bool
 	token                        tokenFlags
 }
 
@@ -32,7 +32,7 @@ func (a *app) newLoginCmd() *cobra.Command {
 	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login [HOST[:PORT]]",
-		Short: "Sign in at an agent: in your browser, or with a machine's token",
+		Short: "Sign in at an agent: in a browser, or with a machine's token",
 		Long: `Sign in at an agent, in your browser. A fresh key is made for the session; it stays on
 this machine, in files that psql, redis-cli and others can use. Without HOST it is the
 agent of the last time, or that in $` + agentEnv + `.
@@ -40,6 +40,10 @@ agent of the last time, or that in $` + agentEnv + `.
 With --extend the session that you have is followed by a new one without a cut: you sign
 in anew with its key, and its connections go on under the new session, with the new
 time limit.
+
+On a machine without a browser, --device shows an address and a code, which you enter in a
+browser elsewhere. Enter only a code that you have just been shown by your own login: with
+yours, a stranger is signed in under your name. Agents take it only if they are told to.
 
 Machines sign in with a token that their platform gives them: a pod's, a CI job's. The
 agent decides whose it takes. The session ends with the token; with --watch, curfew stays
@@ -52,6 +56,7 @@ refused.`,
   curfew login db.example.com --fingerprint sha256:4f1c...
   curfew login --extend
   curfew login --no-browser
+  curfew login --device
   curfew login db.example.com --token-file /var/run/secrets/curfew/token --watch
   curfew login db.example.com --token-env CURFEW_TOKEN -o json`,
 		Args: cobra.MaximumNArgs(1),
@@ -70,15 +75,17 @@ func (f *loginFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.acceptNew, "accept-new", false, "do not ask about an agent that is seen for the first time")
 	flags.BoolVar(&f.forget, "forget", false, "forget the agent's old key: the operator has confirmed a new one")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the page's address instead of opening it")
+	flags.BoolVar(&f.device, "device", false, "sign in by a code that you enter in a browser on another device")
 	flags.BoolVar(&f.extend, "extend", false, "extend the session at hand: its connections go on")
 	flags.BoolVar(&f.bind, "bind-address", false, "also admit this host's address to the agent's plain listeners")
 	flags.BoolVar(&f.watch, "watch", false, "stay, and sign in again when the token's file changes, until interrupted")
 	f.token.add(cmd)
 	for _, token := range []string{"token-file", "token-env"} {
-		for _, person := range []string{"provider", "no-browser", "extend", "bind-address"} {
+		for _, person := range []string{"provider", "no-browser", "device", "extend", "bind-address"} {
 			cmd.MarkFlagsMutuallyExclusive(token, person)
 		}
 	}
+	cmd.MarkFlagsMutuallyExclusive("device", "no-browser")
 }
 
 func (f *loginFlags) check() error {
@@ -115,7 +122,11 @@ func (a *app) login(ctx context.Context, host string, f loginFlags) error {
 	if !f.noBrowser {
 		how.OpenBrowser = client.OpenBrowser
 	}
-	s, err := client.Login(ctx, how)
+	signIn := client.Login
+	if f.device {
+		signIn = client.LoginDevice
+	}
+	s, err := signIn(ctx, how)
 	if err != nil {
 		return coded(err)
 	}
