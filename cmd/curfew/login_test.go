@@ -47,6 +47,10 @@ func newSignInServer(t *testing.T) *signInServer {
 		http.Redirect(w, r, s.login.Redirect+"?code=c&state="+s.login.State, http.StatusSeeOther)
 	})
 	mux.HandleFunc("POST "+api.PathLoginComplete, s.getSession)
+	mux.HandleFunc("POST "+api.PathLoginDevice, func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w, api.DeviceStarted{Provider: "corp", UserCode: "ABCD-EFGH", VerificationURI: "https://idp.example/enter", ExpiresIn: api.Seconds(time.Minute)})
+	})
+	mux.HandleFunc("POST "+api.PathDevicePoll, s.getSession)
 	mux.HandleFunc("POST "+api.PathLoginToken, s.postToken)
 	mux.HandleFunc("GET "+api.PathSession, s.getSession)
 	mux.HandleFunc("GET "+api.PathServices, func(w http.ResponseWriter, _ *http.Request) { s.answer(w, []api.Service{{Name: "db"}}) })
@@ -120,6 +124,10 @@ func TestUsersCommands(t *testing.T) {
 		{"status", 0, "services: db", ""},
 		{"status -o json", 0, `"left_seconds": 5400`, ""},
 		{"login --no-browser -o json", 0, `"subject": "alice"`, ""},
+		{"login --device", 0, "signed in as Alice", "only if you yourself have just run curfew login"},
+		{"login --device -o json", 0, `"subject": "alice"`, "ABCD-EFGH"},
+		{"login --device --no-browser", 2, "", "none of the others can be"},
+		{"login --device --token-file x", 2, "", "none of the others can be"},
 		{"connect", 2, "", "accepts 1 arg"},
 		{"connect db --stdio -- true", 2, "", "a command needs neither"},
 		{"connect cache -- true", 1, "", "you may use: db"},
