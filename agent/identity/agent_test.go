@@ -222,7 +222,7 @@ func withProvider(t *testing.T) (*agent, *oidc.Provider) {
 	t.Helper()
 	a := listen(t)
 	p := oidc.Start(t, oidc.Options{
-		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp"))},
+		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp")).WithDevice()},
 		Users:   map[string]oidc.Claims{"alice": {"name": "Alice A.", "email": "alice@example.com", "groups": []string{"dba", "staff"}}},
 	})
 	a.serve(t, a.config("corp", p.Issuer))
@@ -231,7 +231,7 @@ func withProvider(t *testing.T) (*agent, *oidc.Provider) {
 }
 
 func (a *agent) config(name, issuer string) identity.Config {
-	return identity.Config{Name: name, Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL(name)}
+	return identity.Config{Name: name, Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL(name), Device: true}
 }
 
 func (a *agent) waitReady(t *testing.T, name string) {

@@ -55,7 +55,7 @@ server.listen(config.port, '127.0.0.1', () => {
   });
   provider.on('server_error', (ctx, err) => console.error(err));
   provider.on('grant.success', (ctx) => {
-    const { AuthorizationCode: code } = ctx.oidc.entities;
+    const code = ctx.oidc.entities.AuthorizationCode ?? ctx.oidc.entities.DeviceCode;
     if (code) (grants[code.accountId] ??= []).push(code.grantId);
   });
   administer = async (order) => {
