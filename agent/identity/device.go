@@ -199,12 +199,8 @@ func (l *Logins) takeOut(lg *login) bool {
 	return has
 }
 
-var (
-	errTooManyLogins = &api.Error{Code: api.CodeTooMany, Message: "too many sign-ins are under way",
-		Hint: "wait a minute and try again"}
-	errDeviceTooLate = &api.Error{Code: api.CodeLoginInvalid,
-		Message: "nobody entered the code in time", Hint: "run `curfew login --device` again"}
-)
+var errDeviceTooLate = &api.Error{Code: api.CodeLoginInvalid,
+	Message: "nobody entered the code in time", Hint: "run `curfew login --device` again"}
 
 func noDevices(p *Provider) error {
 	return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("signing in with a code is switched off for the provider %s", p.Name()),

@@ -10,6 +10,7 @@ const (
 	EventLoginExpired       = "login-expired"       // nobody finished it in time
 	EventProviderRefused    = "provider-refused"    // the provider said no
 	EventTokenRefused       = "token-refused"       // the provider said yes, but not convincingly
+	EventStepUpRefused      = "step-up-refused"     // the provider signed somebody in, but not as a service asks
 	EventBrowserRefused     = "browser-refused"     // a start or callback in the wrong browser
 	EventCallbackUnknown    = "callback-unknown"    // a callback that belongs to no sign-in
 	EventCodeUnknown        = "code-unknown"        // a one-time code that is wrong, used or expired

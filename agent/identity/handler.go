@@ -117,7 +117,17 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request, key session.Key)
 		return err
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
-	started, err := h.cfg.Logins.Begin(key, from.Addr(), req)
+	var d *Demand
+	if req.Service != "" {
+		who, services, err := h.servicesOf(key, from)
+		if err == nil {
+			d, err = demandFor(req.Service, services, who, h.cfg.Logins.now())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	started, err := h.cfg.Logins.Begin(key, from.Addr(), req, d)
 	if err != nil {
 		return err
 	}
@@ -202,21 +212,29 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request, key session.Key
 }
 
 func (h *Handler) services(w http.ResponseWriter, r *http.Request, key session.Key) error {
-	s, err := h.cfg.Logins.sessionOf(key)
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
+	_, services, err := h.servicesOf(key, from)
 	if err != nil {
 		return err
 	}
-	if s.Ended != nil {
-		ended := &session.EndedError{ID: s.ID, End: *s.Ended}
-		return &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
-	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
-	services := h.cfg.Services.ServicesFor(s, from)
 	if services == nil {
 		services = []api.Service{}
 	}
 	writeJSON(w, http.StatusOK, services)
 	return nil
+}
+
+// servicesOf returns whose the live session of a client key is, and which services it may use.
+func (h *Handler) servicesOf(key session.Key, from netip.AddrPort) (session.Identity, []api.Service, error) {
+	s, err := h.cfg.Logins.sessionOf(key)
+	if err != nil {
+		return session.Identity{}, nil, err
+	}
+	if s.Ended != nil {
+		ended := &session.EndedError{ID: s.ID, End: *s.Ended}
+		return session.Identity{}, nil, &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
+	}
+	return s.Identity, h.cfg.Services.ServicesFor(s, from), nil
 }
 
 func (h *Handler) describe(s session.Session) api.Session {

@@ -54,6 +54,7 @@ type login struct {
 	source   netip.Prefix // counted against the limit
 	bind     []netip.Addr // see NewSession
 	provider *Provider
+	demand   *Demand
 	redirect redirect
 	secrets  secrets
 	start    digest // of the token in the /start link

@@ -234,13 +234,13 @@ func (p *Provider) ready() (*metadata, error) {
 	return nil, ErrNotReady
 }
 
-// authURL returns where to send the browser.
-func (p *Provider) authURL(s secrets) (string, error) {
+// authURL returns where to send the browser, for a sign-in that has what d demands.
+func (p *Provider) authURL(s secrets, d *Demand) (string, error) {
 	m, err := p.ready()
 	if err != nil {
 		return "", err
 	}
-	return m.oauth.AuthCodeURL(s.state, oidc.Nonce(s.nonce), oauth2.S256ChallengeOption(s.verifier)), nil
+	return m.oauth.AuthCodeURL(s.state, append(d.options(), oidc.Nonce(s.nonce), oauth2.S256ChallengeOption(s.verifier))...), nil
 }
 
 // exchange trades the provider's code for tokens and verifies them. iss is the parameter of
