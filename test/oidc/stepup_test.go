@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/curfew-proxy/curfew/client"
@@ -27,10 +28,11 @@ func TestStepUpTheWholeWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	upstream := echo(t)
-	agent := harness.Start(t, harness.Config{
+	cfg := harness.Config{
 		Services: fmt.Sprintf("  - {name: echo, upstream: %q, allow: 'true'}\n  - {name: vault, upstream: %[1]q, allow: 'true', require: {max_age: 15m}}\n", upstream),
 		Extra:    fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s, device: true}\n", port, secret),
-	})
+	}
+	agent := harness.Start(t, cfg)
 	oidc.Start(t, oidc.Options{Port: port, Users: map[string]oidc.Claims{"alice": {"name": "Alice A."}},
 		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", "https://"+agent.Gateway+"/callback/corp").WithDevice()}})
 	u := &user{agent: agent, home: t.TempDir(), name: "alice"}
@@ -60,11 +62,25 @@ func TestStepUpTheWholeWay(t *testing.T) {
 	if err := exchange(open, "after"); err != nil {
 		t.Errorf("the connection of the session before: %v", err)
 	}
-	if _, err := u.dialService(t, "vault", "ping"); err != nil {
+	vault, err := u.dialService(t, "vault", "ping")
+	if err != nil {
 		t.Errorf("a connection after the step: %v", err)
 	}
 	if r := u.curfew(t, "status"); r.Code != 0 || !strings.Contains(r.Stdout, "services: echo, vault\n") {
 		t.Errorf("status after the step: %+v", r)
+	}
+	// What is asked for from now on holds for connections that live, too.
+	cfg.Services = strings.ReplaceAll(cfg.Services, "max_age: 15m", "acr: [mfa]")
+	agent.Configure(t, cfg)
+	harness.Signal(t, agent.EnforcerPID(), syscall.SIGHUP)
+	if n, err := vault.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes from a service that asks for more now", n)
+	}
+	if err := exchange(open, "still"); err != nil {
+		t.Errorf("a service that does not: %v", err)
+	}
+	if log := agent.Log(); !strings.Contains(log, "policy no longer allows a connection") || !strings.Contains(log, "not one of mfa") {
+		t.Error("the log does not say why")
 	}
 }
 
