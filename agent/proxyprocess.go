@@ -242,7 +242,7 @@ func (p *proxyProcess) setUpEnforcement() error {
 }
 
 func (p *proxyProcess) setPolicy(b *bundle) error {
-	set, err := policy.NewSet(b.policies(), p.clock.Wall)
+	set, err := policy.NewSet(b.rules(), p.clock.Wall)
 	if err != nil {
 		return err
 	}

@@ -105,12 +105,16 @@ func (p *proxyProcess) reauthoriseSession(ctx context.Context, id session.ID) {
 // reauthoriseConns ends those connections of a session that policy does not allow any longer.
 func (p *proxyProcess) reauthoriseConns(ctx context.Context, s session.Session, conns []*session.Connection) {
 	for _, c := range conns {
-		err := p.Authorize(s, c.Service, c.Source)
+		err := p.policy.Load().Reauthorize(s, c.Service, c.Source)
 		if err == nil {
 			continue
 		}
 		p.log.Warn("policy no longer allows a connection", "session", s.ID, "connection", c.ID, "service", c.Service, "error", err)
-		p.gate.because(c, session.ReasonPolicy)
+		why := session.ReasonPolicy
+		if session.ReasonOf(err) == session.ReasonStepUp {
+			why = session.ReasonStepUp
+		}
+		p.gate.because(c, why)
 		p.cut(ctx, c)
 	}
 }

@@ -101,7 +101,12 @@ func (s *signIns) Identity(id session.ID) (session.Identity, bool) {
 func (s *signIns) ServicesFor(v session.Session, source netip.AddrPort) []api.Service {
 	var list []api.Service
 	for _, svc := range s.config().userServices() {
-		if s.authorise(v, svc.Name, source) == nil {
+		err := s.authorise(v, svc.Name, source)
+		var refusal *session.Refusal
+		if errors.As(err, &refusal) && refusal.Reason == session.ReasonStepUp { // within the user's reach
+			svc.Missing, err = refusal.Err.Error(), nil
+		}
+		if err == nil {
 			list = append(list, svc)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/identity"
 	"github.com/curfew-proxy/curfew/agent/policy"
+	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/proxy"
 )
 
@@ -80,7 +81,7 @@ func (b *bundle) providers() []identity.Config {
 			Name: p.Name, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: string(bytes.TrimSpace(b.Files[p.ClientSecretFile])),
 			RedirectURL: strings.TrimSuffix(b.Config.URL, "/") + "/callback/" + p.Name,
 			Scopes:      p.Scopes, GroupsClaim: p.GroupsClaim, CA: b.Files[p.CAFile],
-			FrontChannelLogout: p.FrontChannelLogout, PostLogoutRedirect: p.PostLogoutRedirect, Revalidation: identity.Revalidation(p.Revalidate),
+			FrontChannelLogout: p.FrontChannelLogout, PostLogoutRedirect: p.PostLogoutRedirect, Device: p.Device, Revalidation: identity.Revalidation(p.Revalidate),
 		}
 	}
 	return list
@@ -107,11 +108,11 @@ func (b *bundle) machines() ([]identity.MachineConfig, error) {
 	return list, nil
 }
 
-// policies are the services' expressions by name.
-func (b *bundle) policies() map[string]string {
-	list := map[string]string{}
+// rules are what the services ask of their users, by name.
+func (b *bundle) rules() map[string]policy.Rule {
+	list := map[string]policy.Rule{}
 	for _, s := range b.Config.Services {
-		list[s.Name] = s.Allow
+		list[s.Name] = policy.Rule{Allow: s.Allow, Require: session.Requirement(s.Require)}
 	}
 	return list
 }
@@ -140,7 +141,7 @@ func (b *bundle) serviceInfos() []api.ServiceInfo {
 func (b *bundle) userServices() []api.Service {
 	list := make([]api.Service, len(b.Config.Services))
 	for i, s := range b.Config.Services {
-		list[i] = api.Service{Name: s.Name, Protocol: s.Protocol}
+		list[i] = api.Service{Name: s.Name, Protocol: s.Protocol, Require: api.RequireOf(session.Requirement(s.Require))}
 		if len(s.Listen) > 0 {
 			list[i].Address = fmt.Sprintf(":%d", s.Listen[0].Port())
 		}

@@ -60,7 +60,7 @@ func (t *Tunnel) carry(ctx context.Context, conn *tls.Conn, local closeWriter) e
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case r.remote != nil:
-			return t.agent.explain(ctx, fmt.Errorf("the connection broke: %w", r.remote))
+			return t.explain(ctx, fmt.Errorf("the connection broke: %w", r.remote))
 		case r.local != nil:
 			return nil
 		}

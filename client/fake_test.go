@@ -31,6 +31,7 @@ type fakeAgent struct {
 	mu      sync.Mutex // guards the fields below
 	session api.Session
 	unknown bool          // no session is known
+	missing string        // for the service db
 	token   string        // that is taken
 	keys    []session.Key // that tokens came with
 	serve   func(*tls.Conn)
@@ -162,7 +163,7 @@ func (a *fakeAgent) getServices(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusForbidden, api.Error{Code: api.CodeSessionEnded, Message: "ended"})
 		return
 	}
-	answer(w, http.StatusOK, []api.Service{{Name: "db"}, {Name: "cache"}})
+	answer(w, http.StatusOK, []api.Service{{Name: "db", Missing: a.missing}, {Name: "cache"}})
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -25,6 +25,8 @@ type LoginConfig struct {
 	// Extend signs in with the key of the session at hand instead of a fresh one: the new session takes its
 	// place, and its connections go on.
 	Extend bool
+
+	service string // see LoginForService
 }
 
 // Login signs in through the user's browser: it makes a fresh key (but see LoginConfig.Extend), has the agent start a sign-in
@@ -44,7 +46,7 @@ func Login(ctx context.Context, cfg LoginConfig) (api.Session, error) {
 	}
 	defer lb.close()
 	var started api.LoginStarted
-	req := api.LoginRequest{Provider: cfg.Provider, Redirect: lb.url(), State: lb.state, BindAddress: cfg.BindAddress}
+	req := api.LoginRequest{Provider: cfg.Provider, Redirect: lb.url(), State: lb.state, BindAddress: cfg.BindAddress, Service: cfg.service}
 	if err := agent.do(ctx, http.MethodPost, api.PathLogin, req, &started); err != nil {
 		return api.Session{}, err
 	}

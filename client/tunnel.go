@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 
@@ -35,15 +34,14 @@ func OpenTunnel(ctx context.Context, agent *Agent, service string, log io.Writer
 	if err != nil {
 		return nil, err
 	}
-	services, err := signedIn.Services(ctx)
+	svc, err := signedIn.service(ctx, service)
 	if err != nil {
 		return nil, signedIn.explain(ctx, err)
 	}
-	i := slices.IndexFunc(services, func(s api.Service) bool { return s.Name == service })
-	if i < 0 {
-		return nil, unknownService(service, services)
+	if err := stepUp(svc); err != nil {
+		return nil, err
 	}
-	address, err := signedIn.resolve(services[i].Address)
+	address, err := signedIn.resolve(svc.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +156,23 @@ func (t *Tunnel) serveOne(ctx context.Context, local net.Conn) error {
 	defer local.Close()
 	conn, err := t.Dial(ctx)
 	if err != nil {
-		return t.agent.explain(ctx, err)
+		return t.explain(ctx, err)
 	}
 	return t.carry(ctx, conn, local.(closeWriter))
+}
+
+// explain finds out why a connection broke, or was refused: the session may be over, or the service ask for another sign-in.
+func (t *Tunnel) explain(ctx context.Context, cause error) error {
+	err := t.agent.explain(ctx, cause)
+	if err != cause {
+		return err
+	}
+	if svc, lookup := t.agent.service(ctx, t.service); lookup == nil {
+		if asks := stepUp(svc); asks != nil {
+			return errors.Join(cause, asks)
+		}
+	}
+	return cause
 }
 
 func (t *Tunnel) say(err error) {

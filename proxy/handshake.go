@@ -153,7 +153,7 @@ func alertFor(reason session.Reason, err error) uint8 {
 		return alertCertificateUnknown
 	case reason == session.ReasonNoCertificate:
 		return alertCertificateRequired
-	case reason == session.ReasonDenied, reason == session.ReasonPolicy:
+	case reason == session.ReasonDenied, reason == session.ReasonPolicy, reason == session.ReasonStepUp:
 		return alertAccessDenied
 	}
 	return alertInternalError

@@ -177,6 +177,9 @@ func postgresError(r Refused) []byte {
 		hint = "Sign in with \"curfew login\"."
 	case session.ReasonDenied, session.ReasonPolicy:
 		message = "curfew: policy does not allow you to use " + r.Service
+	case session.ReasonStepUp:
+		message = "curfew: " + r.Service + " asks for a stronger or fresher sign-in"
+		hint = "Sign in again with \"curfew login --service " + r.Service + "\"."
 	case session.ReasonTooMany:
 		message, code = "curfew: too many connections", "53300"
 	case session.ReasonUpstreamRefused, session.ReasonUpstreamTimeout, session.ReasonUpstreamTLS:

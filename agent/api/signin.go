@@ -11,12 +11,14 @@ import (
 // Paths of the sign-in API, which the agent serves to everyone on its TLS port. The client is
 // known by the certificate it presents in the handshake and by nothing else.
 const (
-	PathInfo          = "/v1/info"           // GET: AgentInfo; needs no certificate
-	PathLogin         = "/v1/login"          // POST LoginRequest: LoginStarted
-	PathLoginComplete = "/v1/login/complete" // POST LoginComplete: Session
-	PathLoginToken    = "/v1/login/token"    // POST LoginToken: Session
-	PathSession       = "/v1/session"        // GET: Session; DELETE (?provider=true): LoggedOut
-	PathServices      = "/v1/services"       // GET: []Service
+	PathInfo          = "/v1/info"              // GET: AgentInfo; needs no certificate
+	PathLogin         = "/v1/login"             // POST LoginRequest: LoginStarted
+	PathLoginComplete = "/v1/login/complete"    // POST LoginComplete: Session
+	PathLoginDevice   = "/v1/login/device"      // POST DeviceRequest: DeviceStarted
+	PathDevicePoll    = "/v1/login/device/poll" // POST DevicePoll: Session (201), or DevicePending (202)
+	PathLoginToken    = "/v1/login/token"       // POST LoginToken: Session
+	PathSession       = "/v1/session"           // GET: Session; DELETE (?provider=true): LoggedOut
+	PathServices      = "/v1/services"          // GET: []Service
 )
 
 // Codes of errors that only the sign-in API makes.
@@ -26,6 +28,7 @@ const (
 	CodeSessionEnded    = "session-ended"         // the session of this client key is over
 	CodeLoginInvalid    = "login-invalid"         // the sign-in is unknown, expired, used or another's
 	CodeChooseProvider  = "choose-provider"       // several providers are configured, or not this one
+	CodeStepUp          = "step-up-required"      // a service asks for a stronger or fresher sign-in
 	CodeProviderFailed  = "provider-failed"       // the provider refused, or its answer was refused
 	CodeTokenRefused    = "token-refused"         // a machine's token does not do here
 	CodeTokenUsed       = "token-used"            // a machine's token was used with another client key, or before its session was ended
@@ -45,7 +48,8 @@ type AgentInfo struct {
 type ProviderInfo struct {
 	Name   string `json:"name"`
 	Issuer string `json:"issuer"`
-	Ready  bool   `json:"ready"` // its discovery document has been read
+	Ready  bool   `json:"ready"`  // its discovery document has been read
+	Device bool   `json:"device"` // sign-ins by a code are taken (RFC 8628)
 }
 
 // LoginRequest starts a sign-in for the client key of the connection it comes on.
@@ -58,6 +62,9 @@ type LoginRequest struct {
 	// BindAddress asks that the address this request comes from be admitted to plain listeners for
 	// the life of the session. An agent refuses it unless it is configured to allow it.
 	BindAddress bool `json:"bind_address,omitempty"`
+	// Service names a service that the session of this client key may use but for what it requires of the sign-in: that is
+	// asked for at the provider, and the new session takes the place of the old.
+	Service string `json:"service,omitempty"`
 }
 
 // LoginStarted says where the user's browser has to go.
@@ -113,4 +120,31 @@ type Service struct {
 	Protocol string `json:"protocol,omitempty"` // "tcp" or "postgres"
 	// Address is the host:port to connect to, with Name as SNI. An empty host means the agent's.
 	Address string `json:"address,omitempty"`
+	// Require is what it asks of how the user was authenticated, beyond policy; nil: nothing. Missing says, for people,
+	// what the session lacks of that: connections are refused until the user has signed in with LoginRequest.Service.
+	Require *Require `json:"require,omitempty"`
+	Missing string   `json:"missing,omitempty"`
+}
+
+// Require is a session.Requirement.
+type Require struct {
+	ACR    []string `json:"acr,omitempty"` // one of these
+	AMR    []string `json:"amr,omitempty"` // all of these
+	MaxAge Seconds  `json:"max_age_seconds,omitzero"`
+}
+
+// RequireOf returns r for the wire, nil if it asks for nothing.
+func RequireOf(r session.Requirement) *Require {
+	if r.Empty() {
+		return nil
+	}
+	return &Require{ACR: r.ACR, AMR: r.AMR, MaxAge: Seconds(r.MaxAge)}
+}
+
+// Requirement returns what r stands for, which is nothing if it is nil.
+func (r *Require) Requirement() session.Requirement {
+	if r == nil {
+		return session.Requirement{}
+	}
+	return session.Requirement{ACR: r.ACR, AMR: r.AMR, MaxAge: r.MaxAge.Duration()}
 }

@@ -119,8 +119,10 @@ type Provider struct {
 	// the agent itself.
 	FrontChannelLogout bool `yaml:"front_channel_logout"`
 	// PostLogoutRedirect says that URL/signed-out/NAME is registered at the provider, for browsers to come back to.
-	PostLogoutRedirect bool       `yaml:"post_logout_redirect"`
-	Revalidate         Revalidate `yaml:"revalidate"`
+	PostLogoutRedirect bool `yaml:"post_logout_redirect"`
+	// Device lets users sign in by a code that they enter on another device. It can be phished: off by default.
+	Device     bool       `yaml:"device"`
+	Revalidate Revalidate `yaml:"revalidate"`
 }
 
 // Revalidate is how often the provider is asked whether it stands by a session that it began, with the refresh token
@@ -142,6 +144,7 @@ type Service struct {
 	UpstreamTLS   *UpstreamTLS     `yaml:"upstream_tls"`             // nil: plain TCP
 	ProxyProtocol bool             `yaml:"proxy_protocol"`           // send a version 2 header
 	Allow         string           `yaml:"allow" required:"true"`    // CEL
+	Require       Require          `yaml:"require"`
 	// AbsoluteTimeout bounds a connection; 0: the session's limits only. Idle time is the session's.
 	AbsoluteTimeout time.Duration `yaml:"absolute_timeout"`
 	IdleCounts      string        `yaml:"idle_counts" oneof:"client|both"` // default: the sessions' setting
@@ -153,6 +156,14 @@ type Service struct {
 	Partition string `yaml:"partition" oneof:"available|strict"`
 	// AllowCancel forwards PostgreSQL's cancel requests, which old clients send without TLS.
 	AllowCancel bool `yaml:"allow_cancel"`
+}
+
+// Require is what a service asks of how its users were authenticated, beyond what Allow says: who lacks it is told how to
+// get it, by signing in again.
+type Require struct {
+	ACR    []string      `yaml:"acr"`     // one of these; it is asked for at the provider
+	AMR    []string      `yaml:"amr"`     // all of these
+	MaxAge time.Duration `yaml:"max_age"` // since the user was authenticated, when a connection begins; 0: any
 }
 
 // Protocols of services.

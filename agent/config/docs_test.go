@@ -60,6 +60,22 @@ func TestMachineExamplesLoad(t *testing.T) {
 	}
 }
 
+// So is what docs/identity.md says.
+func TestIdentityExamplesLoad(t *testing.T) {
+	list := blocks(t, "identity.md")
+	if len(list) < 2 {
+		t.Errorf("%d examples found", len(list))
+	}
+	for _, text := range list {
+		if !strings.HasPrefix(text, "services:") {
+			text += minimal
+		}
+		if _, err := parse("docs/identity.md", "/", []byte(text), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The reference has every key, and shows the default of each that has one.
 func TestReferenceIsComplete(t *testing.T) {
 	d := newDocument("docs/configuration.md", examples(t)[1])

@@ -199,6 +199,8 @@ var mistakes = map[string]struct {
 	"empty":                  {"# nothing\n", []string{`the file says nothing`}},
 	"no map":                 {"hello\n", []string{`want keys and values, have text`}},
 	"cluster without listen": {text: "cluster: {seeds: ['a:1']}\n" + minimal, want: []string{"cluster: says how to reach others, but not where"}},
+	"require nonsense": {text: minimal + "    require: {acr: ['a b'], amr: [''], max_age: 10s}\n", want: []string{
+		`require.acr[0]: "a b" cannot be a value`, `require.amr[0]: "" cannot be a value`, `require.max_age: 10s is too short; at least 1m0s`}},
 	"strict without cluster": {text: minimal + "    partition: strict\n", want: []string{"partition: strict has no meaning without a cluster"}},
 	"bad seeds": {text: "cluster: {listen: 0.0.0.0:7946, seeds: ['here', 'srv:x.org', 'b:0']}\n" + minimal,
 		want: []string{`want host:port, have "here"`, `"x.org" is not the name of an SRV record`, `"0" is not a port`}},

@@ -174,6 +174,23 @@ func (d *document) checkService(key string, s *Service, c *Config, hooks Hooks) 
 	if s.Allow != "" {
 		d.checkPolicy(key+".allow", hooks.Compile(s.Allow))
 	}
+	d.checkRequire(key+".require", s.Require)
+}
+
+// leastMaxAge leaves a user the time to connect after the sign-in.
+const leastMaxAge = time.Minute
+
+func (d *document) checkRequire(key string, r Require) {
+	for name, values := range map[string][]string{"acr": r.ACR, "amr": r.AMR} {
+		for i, v := range values {
+			if v == "" || strings.ContainsFunc(v, func(c rune) bool { return c <= ' ' || c > '~' }) {
+				d.wrong(fmt.Sprintf("%s.%s[%d]", key, name, i), fmt.Sprintf("%q cannot be a value: providers are sent them with spaces between", v), "ask the provider's documentation for its names")
+			}
+		}
+	}
+	if r.MaxAge > 0 && r.MaxAge < leastMaxAge {
+		d.wrong(key+".max_age", fmt.Sprintf("%s is too short", r.MaxAge), fmt.Sprintf("at least %s", leastMaxAge))
+	}
 }
 
 // checkPolicy notes what the compiler says, each message at its place in the file.

@@ -87,13 +87,19 @@ func (clock) Boot() session.Instant     { return session.Instant(time.Since(star
 func (c clock) Coarse() session.Instant { return c.Boot() }
 func (clock) Wall() time.Time           { return time.Now() }
 
-type services struct{}
+// services are db, for its administrators, and for them too what a test adds.
+type services struct{ more *[]api.Service }
 
-func (services) ServicesFor(s session.Session, _ netip.AddrPort) []api.Service {
-	if s.Identity.HasGroup("dba") {
-		return []api.Service{{Name: "db", Protocol: "postgres"}}
+func (v services) ServicesFor(s session.Session, _ netip.AddrPort) []api.Service {
+	if !s.Identity.HasGroup("dba") {
+		return nil
 	}
-	return nil
+	list := []api.Service{{Name: "db", Protocol: "postgres"}}
+	for _, svc := range *v.more {
+		svc.Missing = svc.Require.Requirement().Missing(s.Identity, time.Now().Add(session.AuthLeeway)) // tests do not wait so long
+		list = append(list, svc)
+	}
+	return list
 }
 
 // agent is the sign-in API over real TLS.
@@ -107,6 +113,7 @@ type agent struct {
 	home   string
 
 	machines []identity.MachineConfig // set before serve
+	services []api.Service            // beside db; set before requests
 	listener net.Listener
 	cert     tls.Certificate
 
@@ -160,7 +167,7 @@ func (a *agent) serve(t *testing.T, configs ...identity.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := identity.NewHandler(identity.HandlerConfig{Name: "test", Version: "0", Logins: a.logins, Machines: machines, Services: services{}, Clock: clock{}})
+	h := identity.NewHandler(identity.HandlerConfig{Name: "test", Version: "0", Logins: a.logins, Machines: machines, Services: services{&a.services}, Clock: clock{}})
 	server := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), TLSConfig: &tls.Config{
 		Certificates: []tls.Certificate{a.cert}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13,
 	}}
@@ -222,7 +229,7 @@ func withProvider(t *testing.T) (*agent, *oidc.Provider) {
 	t.Helper()
 	a := listen(t)
 	p := oidc.Start(t, oidc.Options{
-		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp"))},
+		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp")).WithDevice()},
 		Users:   map[string]oidc.Claims{"alice": {"name": "Alice A.", "email": "alice@example.com", "groups": []string{"dba", "staff"}}},
 	})
 	a.serve(t, a.config("corp", p.Issuer))
@@ -231,7 +238,7 @@ func withProvider(t *testing.T) (*agent, *oidc.Provider) {
 }
 
 func (a *agent) config(name, issuer string) identity.Config {
-	return identity.Config{Name: name, Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL(name)}
+	return identity.Config{Name: name, Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: a.callbackURL(name), Device: true}
 }
 
 func (a *agent) waitReady(t *testing.T, name string) {

@@ -40,6 +40,9 @@ type Config struct {
 	// FrontChannelLogout takes the word of whoever knows a session's sid that it is over: for providers that tell nobody
 	// but the browser.
 	FrontChannelLogout bool
+	// Device admits sign-ins by a code that is entered elsewhere (RFC 8628). Whoever talks somebody into entering a code has
+	// their session.
+	Device bool
 	// CA has, in PEM, the certificates that the provider's own is checked against; default: the
 	// system's.
 	CA []byte

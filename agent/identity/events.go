@@ -10,10 +10,12 @@ const (
 	EventLoginExpired       = "login-expired"       // nobody finished it in time
 	EventProviderRefused    = "provider-refused"    // the provider said no
 	EventTokenRefused       = "token-refused"       // the provider said yes, but not convincingly
+	EventStepUpRefused      = "step-up-refused"     // the provider signed somebody in, but not as a service asks
 	EventBrowserRefused     = "browser-refused"     // a start or callback in the wrong browser
 	EventCallbackUnknown    = "callback-unknown"    // a callback that belongs to no sign-in
 	EventCodeUnknown        = "code-unknown"        // a one-time code that is wrong, used or expired
 	EventCodeWrongKey       = "code-wrong-key"      // a one-time code presented with another's key
+	EventDeviceUnanswered   = "device-unanswered"   // a provider did not say whether a code was entered
 	EventMachineCompleted   = "machine-completed"   // a machine's token made a session
 	EventMachineRefused     = "machine-refused"     // a token that is not good
 	EventMachineDenied      = "machine-denied"      // a good one of somebody who may not sign in

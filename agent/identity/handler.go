@@ -44,6 +44,8 @@ func NewHandler(cfg HandlerConfig) *Handler {
 	h.mux.Handle(api.PathInfo, methods{"GET": h.info})
 	h.mux.Handle(api.PathLogin, methods{"POST": h.withKey(h.login)})
 	h.mux.Handle(api.PathLoginComplete, methods{"POST": h.withKey(h.complete)})
+	h.mux.Handle(api.PathLoginDevice, methods{"POST": h.withKey(h.device)})
+	h.mux.Handle(api.PathDevicePoll, methods{"POST": h.withKey(h.pollDevice)})
 	if cfg.Machines != nil {
 		h.mux.Handle(api.PathLoginToken, methods{"POST": h.withKey(h.token)})
 	}
@@ -106,7 +108,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 func (h *Handler) info(w http.ResponseWriter, _ *http.Request) {
 	info := api.AgentInfo{Name: h.cfg.Name, Version: h.cfg.Version, Providers: []api.ProviderInfo{}}
 	for _, p := range h.cfg.Logins.cfg.Providers {
-		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready()})
+		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready(), Device: p.cfg.Device})
 	}
 	writeJSON(w, http.StatusOK, info)
 }
@@ -117,7 +119,17 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request, key session.Key)
 		return err
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
-	started, err := h.cfg.Logins.Begin(key, from.Addr(), req)
+	var d *Demand
+	if req.Service != "" {
+		who, services, err := h.servicesOf(key, from)
+		if err == nil {
+			d, err = demandFor(req.Service, services, who, h.cfg.Logins.now())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	started, err := h.cfg.Logins.Begin(key, from.Addr(), req, d)
 	if err != nil {
 		return err
 	}
@@ -133,6 +145,37 @@ func (h *Handler) complete(w http.ResponseWriter, r *http.Request, key session.K
 	s, err := h.cfg.Logins.Complete(r.Context(), key, req.Code)
 	if err != nil {
 		return err
+	}
+	writeJSON(w, http.StatusCreated, h.describe(s))
+	return nil
+}
+
+func (h *Handler) device(w http.ResponseWriter, r *http.Request, key session.Key) error {
+	var req api.DeviceRequest
+	if err := readJSON(w, r, maxBody, &req); err != nil {
+		return err
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	started, err := h.cfg.Logins.BeginDevice(r.Context(), key, from.Addr(), req)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, started)
+	return nil
+}
+
+func (h *Handler) pollDevice(w http.ResponseWriter, r *http.Request, key session.Key) error {
+	var req api.DevicePoll
+	if err := readJSON(w, r, maxBody, &req); err != nil {
+		return err
+	}
+	s, pending, err := h.cfg.Logins.PollDevice(r.Context(), key, req.Login)
+	switch {
+	case err != nil:
+		return err
+	case pending != nil:
+		writeJSON(w, http.StatusAccepted, pending)
+		return nil
 	}
 	writeJSON(w, http.StatusCreated, h.describe(s))
 	return nil
@@ -172,21 +215,29 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request, key session.Key
 }
 
 func (h *Handler) services(w http.ResponseWriter, r *http.Request, key session.Key) error {
-	s, err := h.cfg.Logins.sessionOf(key)
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
+	_, services, err := h.servicesOf(key, from)
 	if err != nil {
 		return err
 	}
-	if s.Ended != nil {
-		ended := &session.EndedError{ID: s.ID, End: *s.Ended}
-		return &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
-	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
-	services := h.cfg.Services.ServicesFor(s, from)
 	if services == nil {
 		services = []api.Service{}
 	}
 	writeJSON(w, http.StatusOK, services)
 	return nil
+}
+
+// servicesOf returns whose the live session of a client key is, and which services it may use.
+func (h *Handler) servicesOf(key session.Key, from netip.AddrPort) (session.Identity, []api.Service, error) {
+	s, err := h.cfg.Logins.sessionOf(key)
+	if err != nil {
+		return session.Identity{}, nil, err
+	}
+	if s.Ended != nil {
+		ended := &session.EndedError{ID: s.ID, End: *s.Ended}
+		return session.Identity{}, nil, &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
+	}
+	return s.Identity, h.cfg.Services.ServicesFor(s, from), nil
 }
 
 func (h *Handler) describe(s session.Session) api.Session {

@@ -27,6 +27,7 @@ type hostile struct {
 	refuse    atomic.Int64 // revocations to refuse first
 	discovery func(doc map[string]any)
 	token     http.HandlerFunc
+	device    http.HandlerFunc
 }
 
 func newHostile(t *testing.T) *hostile {
@@ -37,6 +38,7 @@ func newHostile(t *testing.T) *hostile {
 	mux.HandleFunc("/keys", jwt.Serve(h.key))
 	mux.HandleFunc("/revoke", h.serveRevoke)
 	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) { h.token(w, r) })
+	mux.HandleFunc("/device", func(w http.ResponseWriter, r *http.Request) { h.device(w, r) })
 	h.Server = httptest.NewServer(mux)
 	t.Cleanup(h.Close)
 	return h
@@ -46,6 +48,7 @@ func (h *hostile) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	doc := map[string]any{
 		"issuer": h.URL, "authorization_endpoint": h.URL + "/auth", "token_endpoint": h.URL + "/token",
 		"jwks_uri": h.URL + "/keys", "revocation_endpoint": h.URL + "/revoke",
+		"device_authorization_endpoint":         h.URL + "/device",
 		"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
 	}
 	h.discovery(doc)

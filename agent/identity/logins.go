@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -92,6 +91,8 @@ type Logins struct {
 
 	mu      sync.Mutex // guards pending and the logins in it
 	pending pending
+
+	devices jose.FailureLimit // each that begins is a request to a provider
 }
 
 // NewLogins returns Logins without any sign-in under way.
@@ -100,9 +101,9 @@ func NewLogins(cfg LoginsConfig) *Logins {
 	return &Logins{cfg: cfg, now: time.Now, pending: newPending()}
 }
 
-// Begin starts a sign-in for a client key. A sign-in under way for the same key is dropped.
-func (l *Logins) Begin(key session.Key, source netip.Addr, req api.LoginRequest) (api.LoginStarted, error) {
-	started, err := l.begin(key, source, req)
+// Begin starts a sign-in for a client key, which must have what d demands. A sign-in under way for the same key is dropped.
+func (l *Logins) Begin(key session.Key, source netip.Addr, req api.LoginRequest, d *Demand) (api.LoginStarted, error) {
+	started, err := l.begin(key, source, req, d)
 	if err != nil {
 		l.cfg.Count(EventLoginRefused)
 		return api.LoginStarted{}, err
@@ -111,7 +112,7 @@ func (l *Logins) Begin(key session.Key, source netip.Addr, req api.LoginRequest)
 	return started, nil
 }
 
-func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest) (api.LoginStarted, error) {
+func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest, d *Demand) (api.LoginStarted, error) {
 	to, err := parseRedirect(req.Redirect, req.State)
 	if err != nil {
 		return api.LoginStarted{}, &api.Error{Code: api.CodeBadRequest, Message: err.Error()}
@@ -122,11 +123,11 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest)
 	}
 	p.await(discoverPatience)
 	start, s := newSecret(), newSecrets()
-	if _, err := p.authURL(s); err != nil {
+	if _, err := p.authURL(s, d); err != nil {
 		return api.LoginStarted{}, unavailable(p)
 	}
 	lg := &login{
-		key: key, source: jose.SourceOf(source), provider: p, redirect: to, secrets: s,
+		key: key, source: jose.SourceOf(source), provider: p, demand: d, redirect: to, secrets: s,
 		start: digestOf(start), state: digestOf(s.state), expires: l.now().Add(loginLifetime),
 	}
 	if req.BindAddress {
@@ -155,8 +156,7 @@ func (l *Logins) add(lg *login) error {
 	if victim, full := l.pending.victim(lg.source); victim != nil {
 		l.dropLocked(victim)
 	} else if full {
-		return &api.Error{Code: api.CodeTooMany, Message: "too many sign-ins are under way",
-			Hint: "wait a minute and try again"}
+		return errTooManyLogins
 	}
 	l.pending.add(lg)
 	return nil
@@ -201,7 +201,7 @@ func (l *Logins) Open(token, browser string) (string, error) {
 		l.cfg.Count(EventBrowserRefused)
 		return "", errOtherBrowser
 	}
-	to, err := lg.provider.authURL(lg.secrets)
+	to, err := lg.provider.authURL(lg.secrets, lg.demand)
 	if err != nil {
 		return "", unavailable(lg.provider)
 	}
@@ -237,6 +237,13 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		l.cfg.Count(EventTokenRefused)
 		log.Warn("provider's answer refused", "error", err)
 		return lg.redirect.withError("token_refused", jose.Printable(err.Error())), nil
+	}
+	if err := lg.demand.check(signIn.Identity, l.now()); err != nil {
+		l.drop(lg)
+		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
+		l.cfg.Count(EventStepUpRefused)
+		log.Warn("sign-in is not what a service asks for", "service", lg.demand.service, "subject", signIn.Identity.Subject, "error", err)
+		return lg.redirect.withError("step_up_refused", jose.Printable(err.Error())), nil
 	}
 	return l.issue(lg, signIn)
 }
@@ -279,7 +286,12 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	if err != nil {
 		return session.Session{}, err
 	}
-	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: key, Method: "browser", SID: lg.signIn.SID,
+	return l.create(ctx, lg, "browser")
+}
+
+// create makes the session of a sign-in that is over.
+func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
+	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
 		Authenticated: lg.signIn.At, BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
@@ -287,7 +299,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	}
 	l.cfg.Vault.Put(s.ID, lg.provider, lg.signIn.Tokens)
 	// It may have ended before its tokens were in the vault, and then nobody else takes them out.
-	if now, err := l.cfg.Sessions.ByKey(key); err != nil || now.ID == s.ID && now.Ended != nil {
+	if now, err := l.cfg.Sessions.ByKey(lg.key); err != nil || now.ID == s.ID && now.Ended != nil {
 		l.cfg.Vault.EndLater(s.ID)
 	}
 	l.cfg.Count(EventLoginCompleted)
@@ -365,34 +377,3 @@ func (l *Logins) dropLocked(lg *login) {
 }
 
 func equal(a, b digest) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
-
-var (
-	errLoginGone = &api.Error{Code: api.CodeLoginInvalid,
-		Message: "this sign-in is unknown, finished or too old", Hint: "run `curfew login` again"}
-	errOtherBrowser = &api.Error{Code: api.CodeLoginInvalid,
-		Message: "this sign-in was begun in another browser, or is used up", Hint: "run `curfew login` again"}
-	errCodeInvalid = &api.Error{Code: api.CodeLoginInvalid,
-		Message: "the one-time code is wrong, used or too old", Hint: "run `curfew login` again"}
-)
-
-func unavailable(p *Provider) *api.Error {
-	return &api.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("the provider %s cannot be reached", p.Name()),
-		Hint: "try again in a few seconds; the agent's log says why it cannot"}
-}
-
-// refusedSession says to the user why the session table did not take the session.
-func refusedSession(err error) error {
-	var refusal *session.Refusal
-	switch {
-	case errors.As(err, &refusal):
-		return &api.Error{Code: api.CodeForbidden, Message: refusal.Error(), Cause: err}
-	case errors.Is(err, session.ErrWatermark):
-		return &api.Error{Code: api.CodeForbidden, Message: "all sessions of yours were ended while you signed in", Cause: err, Hint: "run `curfew login` again"}
-	case errors.Is(err, session.ErrTooMany):
-		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err}
-	case errors.Is(err, session.ErrKeyInUse), errors.Is(err, session.ErrNotFound): // nothing that it could follow
-		return &api.Error{Code: api.CodeForbidden, Message: "this client key has a live session of somebody else", Cause: err,
-			Hint: "sign out first, or sign in with a fresh key"}
-	}
-	return fmt.Errorf("create session: %w", err)
-}

@@ -54,10 +54,12 @@ type login struct {
 	source   netip.Prefix // counted against the limit
 	bind     []netip.Addr // see NewSession
 	provider *Provider
+	demand   *Demand
 	redirect redirect
 	secrets  secrets
 	start    digest // of the token in the /start link
 	state    digest
+	device   *device // nil: in the browser; else there are no redirect, secrets, start and state
 
 	stage   stage
 	expires time.Time
@@ -72,6 +74,7 @@ type pending struct {
 	byStart  map[digest]*login
 	byState  map[digest]*login
 	byCode   map[digest]*login
+	byHandle map[digest]*login // those of devices
 	bySource map[netip.Prefix]int
 }
 
@@ -81,12 +84,18 @@ func newPending() pending {
 		byStart:  map[digest]*login{},
 		byState:  map[digest]*login{},
 		byCode:   map[digest]*login{},
+		byHandle: map[digest]*login{},
 		bySource: map[netip.Prefix]int{},
 	}
 }
 
 func (p *pending) add(l *login) {
-	p.byKey[l.key], p.byStart[l.start], p.byState[l.state] = l, l, l
+	p.byKey[l.key] = l
+	if l.device != nil {
+		p.byHandle[l.device.handle] = l
+	} else {
+		p.byStart[l.start], p.byState[l.state] = l, l
+	}
 	p.bySource[l.source]++
 }
 
@@ -95,6 +104,9 @@ func (p *pending) remove(l *login) {
 		return // it is gone already
 	}
 	delete(p.byKey, l.key)
+	if l.device != nil {
+		delete(p.byHandle, l.device.handle)
+	}
 	delete(p.byStart, l.start)
 	delete(p.byState, l.state)
 	delete(p.byCode, l.code)
@@ -106,7 +118,7 @@ func (p *pending) remove(l *login) {
 func (p *pending) has(l *login) bool { return p.byKey[l.key] == l }
 
 // victim says whether the limits leave no room for one more sign-in from source, and which to drop
-// if so: the oldest whose page nobody has opened. So whoever begins many pushes out those that
+// if so: the oldest whose page nobody is known to have opened. So whoever begins many pushes out those that
 // nobody looks at, and does not keep others from signing in. It is nil if there is none.
 func (p *pending) victim(source netip.Prefix) (victim *login, full bool) {
 	sourceFull := p.bySource[source] >= maxLoginsPerSource

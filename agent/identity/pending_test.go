@@ -35,7 +35,7 @@ func (b *beginner) begin(source string) (api.LoginStarted, error) {
 	b.n++
 	var key session.Key
 	copy(key[:], fmt.Sprint(b.n))
-	return b.Begin(key, netip.MustParseAddr(source), api.LoginRequest{Redirect: "http://127.0.0.1:1/", State: "12345678"})
+	return b.Begin(key, netip.MustParseAddr(source), api.LoginRequest{Redirect: "http://127.0.0.1:1/", State: "12345678"}, nil)
 }
 
 // open opens the page of a sign-in, and reports whether it is still known.

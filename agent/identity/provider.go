@@ -58,6 +58,7 @@ type metadata struct {
 	revocation string // RFC 7009 endpoint, or empty
 	userinfo   string // or empty
 	endSession string // RP-Initiated Logout 1.0, or empty
+	device     string // RFC 8628 device authorization endpoint, or empty
 	sendsIss   bool   // RFC 9207: iss must be in the authorization response
 }
 
@@ -163,6 +164,7 @@ type discovery struct {
 	Revocation    string   `json:"revocation_endpoint"`
 	UserInfo      string   `json:"userinfo_endpoint"`
 	EndSession    string   `json:"end_session_endpoint"`
+	Device        string   `json:"device_authorization_endpoint"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
 	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
@@ -176,7 +178,10 @@ func (d *discovery) check() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for name, endpoint := range map[string]string{"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo, "end_session_endpoint": d.EndSession} {
+	for name, endpoint := range map[string]string{
+		"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo, "device_authorization_endpoint": d.Device,
+		"end_session_endpoint": d.EndSession,
+	} {
 		if endpoint == "" {
 			continue
 		}
@@ -197,6 +202,7 @@ func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
 		revocation: doc.Revocation,
 		userinfo:   doc.UserInfo,
 		endSession: doc.EndSession,
+		device:     doc.Device,
 		sendsIss:   doc.SendsIss,
 		verifier: oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
 			ClientID: p.cfg.ClientID, SupportedSigningAlgs: p.cfg.Algorithms, Now: p.now,
@@ -235,13 +241,13 @@ func (p *Provider) ready() (*metadata, error) {
 	return nil, ErrNotReady
 }
 
-// authURL returns where to send the browser.
-func (p *Provider) authURL(s secrets) (string, error) {
+// authURL returns where to send the browser, for a sign-in that has what d demands.
+func (p *Provider) authURL(s secrets, d *Demand) (string, error) {
 	m, err := p.ready()
 	if err != nil {
 		return "", err
 	}
-	return m.oauth.AuthCodeURL(s.state, oidc.Nonce(s.nonce), oauth2.S256ChallengeOption(s.verifier)), nil
+	return m.oauth.AuthCodeURL(s.state, append(d.options(), oidc.Nonce(s.nonce), oauth2.S256ChallengeOption(s.verifier))...), nil
 }
 
 // exchange trades the provider's code for tokens and verifies them. iss is the parameter of
@@ -261,11 +267,16 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 		return SignIn{}, fmt.Errorf("exchange code: %w", withoutBody(err))
 	}
 	raw, _ := tok.Extra("id_token").(string)
-	tokens := Tokens{Refresh: []byte(tok.RefreshToken), Access: []byte(tok.AccessToken), IDToken: []byte(raw)}
-	if raw == "" {
+	return p.granted(ctx, m, Tokens{Refresh: []byte(tok.RefreshToken), Access: []byte(tok.AccessToken), IDToken: []byte(raw)}, asked, s.nonce)
+}
+
+// granted is the sign-in that tokens stand for, which were asked for at an instant. They are in it with an error, too: they
+// are to be revoked.
+func (p *Provider) granted(ctx context.Context, m *metadata, tokens Tokens, asked time.Time, nonce string) (SignIn, error) {
+	if len(tokens.IDToken) == 0 {
 		return SignIn{Tokens: tokens}, errors.New("the provider sent no ID token")
 	}
-	signIn, err := p.signedIn(ctx, m, raw, tok.AccessToken, s.nonce)
+	signIn, err := p.signedIn(ctx, m, string(tokens.IDToken), string(tokens.Access), nonce)
 	if err != nil {
 		return SignIn{Tokens: tokens}, fmt.Errorf("ID token: %w", err)
 	}
@@ -273,7 +284,7 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 	return signIn, nil
 }
 
-// signedIn is who the ID token of a sign-in speaks of.
+// signedIn is who the ID token of a sign-in speaks of. An empty nonce means that none was asked for.
 func (p *Provider) signedIn(ctx context.Context, m *metadata, raw, accessToken, nonce string) (s SignIn, err error) {
 	c, err := p.verifyIDToken(ctx, m, raw, accessToken)
 	if err == nil {

@@ -45,7 +45,7 @@ func TestConfigValidate(t *testing.T) {
 }
 
 func TestDiscoveryRefusesInsecureEndpoints(t *testing.T) {
-	for _, endpoint := range []string{"authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint"} {
+	for _, endpoint := range []string{"authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint", "device_authorization_endpoint"} {
 		h := newHostile(t)
 		h.discovery = func(doc map[string]any) { doc[endpoint] = "http://elsewhere.example/x" }
 		p, err := NewProvider(Config{Name: "x", Issuer: h.URL, ClientID: "us", RedirectURL: "https://a/callback"}, slog.New(slog.DiscardHandler))

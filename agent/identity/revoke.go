@@ -9,9 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
-
-	"golang.org/x/oauth2"
 )
 
 // ErrCannotRevoke is returned by Revoke where the provider has no revocation endpoint.
@@ -49,22 +46,7 @@ func (p *Provider) Revoke(ctx context.Context, tokens *Tokens) error {
 }
 
 func (p *Provider) revokeOne(ctx context.Context, m *metadata, hint string, token []byte) error {
-	form := url.Values{"token": {string(token)}, "token_type_hint": {hint}}
-	if m.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInParams {
-		form.Set("client_id", p.cfg.ClientID)
-		if p.cfg.ClientSecret != "" {
-			form.Set("client_secret", p.cfg.ClientSecret)
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.revocation, strings.NewReader(form.Encode()))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if m.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInHeader { // encoded: RFC 6749, section 2.3.1
-		req.SetBasicAuth(url.QueryEscape(p.cfg.ClientID), url.QueryEscape(p.cfg.ClientSecret))
-	}
-	resp, err := p.client.Do(req)
+	resp, err := p.post(ctx, m, m.revocation, url.Values{"token": {string(token)}, "token_type_hint": {hint}})
 	if err != nil {
 		return err
 	}

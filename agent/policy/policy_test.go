@@ -150,7 +150,7 @@ func TestRunTimeErrorsDeny(t *testing.T) {
 			if ok, err := p.Allow(input(tc.sess)); ok || err == nil {
 				t.Errorf("Allow = %v, %v; want an error", ok, err)
 			}
-			set, err := NewSet(map[string]string{"db": tc.expr}, func() time.Time { return noon })
+			set, err := NewSet(map[string]Rule{"db": {Allow: tc.expr}}, func() time.Time { return noon })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,9 +163,9 @@ func TestRunTimeErrorsDeny(t *testing.T) {
 }
 
 func TestSet(t *testing.T) {
-	set, err := NewSet(map[string]string{
-		"db":    `"dba" in identity.groups`,
-		"vault": `"security" in identity.groups`,
+	set, err := NewSet(map[string]Rule{
+		"db":    {Allow: `"dba" in identity.groups`},
+		"vault": {Allow: `"security" in identity.groups`},
 	}, func() time.Time { return noon })
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestSet(t *testing.T) {
 			t.Errorf("Authorize(%q) = %v, want allowed %v", service, err, allowed)
 		}
 	}
-	_, err = NewSet(map[string]string{"a": `x`, "b": `y`}, time.Now)
+	_, err = NewSet(map[string]Rule{"a": {Allow: `x`}, "b": {Allow: `y`}}, time.Now)
 	if err == nil || !strings.Contains(err.Error(), `"a"`) || !strings.Contains(err.Error(), `"b"`) {
 		t.Errorf("NewSet: %v, want both services", err)
 	}
@@ -329,4 +329,34 @@ func TestDocumentation(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+}
+
+// alice signed in with a second factor, ten minutes before noon.
+func TestSetRequires(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		rule        Rule
+		begin, live session.Reason // empty: allowed
+		message     string
+	}{
+		{"all there", Rule{`true`, session.Requirement{ACR: []string{"urn:mfa"}, AMR: []string{"otp"}, MaxAge: 15 * time.Minute}}, "", "", ""},
+		{"acr", Rule{`true`, session.Requirement{ACR: []string{"urn:phr"}}}, session.ReasonStepUp, session.ReasonStepUp, `acr is "urn:mfa"`},
+		{"amr", Rule{`true`, session.Requirement{AMR: []string{"hwk"}}}, session.ReasonStepUp, session.ReasonStepUp, "amr lacks hwk"},
+		{"too old to begin", Rule{`true`, session.Requirement{MaxAge: 5 * time.Minute}}, session.ReasonStepUp, "", "10m0s ago"},
+		{"who may not is not asked for more", Rule{`false`, session.Requirement{ACR: []string{"urn:phr"}}}, session.ReasonDenied, session.ReasonDenied, "does not allow"},
+	} {
+		set, err := NewSet(map[string]Rule{"db": tc.rule}, func() time.Time { return noon })
+		if err != nil {
+			t.Fatal(err)
+		}
+		source := netip.MustParseAddrPort("192.0.2.1:99")
+		begin, live := set.Authorize(*alice(), "db", source), set.Reauthorize(*alice(), "db", source)
+		if !refusedFor(begin, tc.begin) || !refusedFor(live, tc.live) || begin != nil && !strings.Contains(begin.Error(), tc.message) {
+			t.Errorf("%s: begin %v, live %v", tc.name, begin, live)
+		}
+	}
+}
+
+func refusedFor(err error, want session.Reason) bool {
+	return (err == nil) == (want == "") && (err == nil || session.ReasonOf(err) == want)
 }

@@ -23,8 +23,9 @@ const agentEnv = "CURFEW_AGENT"
 // loginFlags is what login is told.
 type loginFlags struct {
 	provider, fingerprint        string
+	service                      string
 	noBrowser, acceptNew, forget bool
-	bind, extend, watch          bool
+	bind, extend, watch, device  bool
 	token                        tokenFlags
 }
 
@@ -32,7 +33,7 @@ func (a *app) newLoginCmd() *cobra.Command {
 	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login [HOST[:PORT]]",
-		Short: "Sign in at an agent: in your browser, or with a machine's token",
+		Short: "Sign in at an agent: in a browser, or with a machine's token",
 		Long: `Sign in at an agent, in your browser. A fresh key is made for the session; it stays on
 this machine, in files that psql, redis-cli and others can use. Without HOST it is the
 agent of the last time, or that in $` + agentEnv + `.
@@ -40,6 +41,13 @@ agent of the last time, or that in $` + agentEnv + `.
 With --extend the session that you have is followed by a new one without a cut: you sign
 in anew with its key, and its connections go on under the new session, with the new
 time limit.
+
+Some services ask for more: a second factor, or that you have just signed in. With
+--service the provider is asked for that, and what your session carries goes on.
+
+On a machine without a browser, --device shows an address and a code, which you enter in a
+browser elsewhere. Enter only a code that you have just been shown by your own login: with
+yours, a stranger is signed in under your name. Agents take it only if they are told to.
 
 Machines sign in with a token that their platform gives them: a pod's, a CI job's. The
 agent decides whose it takes. The session ends with the token; with --watch, curfew stays
@@ -52,6 +60,8 @@ refused.`,
   curfew login db.example.com --fingerprint sha256:4f1c...
   curfew login --extend
   curfew login --no-browser
+  curfew login --service db
+  curfew login --device
   curfew login db.example.com --token-file /var/run/secrets/curfew/token --watch
   curfew login db.example.com --token-env CURFEW_TOKEN -o json`,
 		Args: cobra.MaximumNArgs(1),
@@ -70,15 +80,19 @@ func (f *loginFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.acceptNew, "accept-new", false, "do not ask about an agent that is seen for the first time")
 	flags.BoolVar(&f.forget, "forget", false, "forget the agent's old key: the operator has confirmed a new one")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the page's address instead of opening it")
+	flags.StringVar(&f.service, "service", "", "sign in as this service requires it")
+	flags.BoolVar(&f.device, "device", false, "sign in by a code that you enter in a browser on another device")
 	flags.BoolVar(&f.extend, "extend", false, "extend the session at hand: its connections go on")
 	flags.BoolVar(&f.bind, "bind-address", false, "also admit this host's address to the agent's plain listeners")
 	flags.BoolVar(&f.watch, "watch", false, "stay, and sign in again when the token's file changes, until interrupted")
 	f.token.add(cmd)
 	for _, token := range []string{"token-file", "token-env"} {
-		for _, person := range []string{"provider", "no-browser", "extend", "bind-address"} {
+		for _, person := range []string{"provider", "no-browser", "device", "service", "extend", "bind-address"} {
 			cmd.MarkFlagsMutuallyExclusive(token, person)
 		}
 	}
+	cmd.MarkFlagsMutuallyExclusive("device", "no-browser")
+	cmd.MarkFlagsMutuallyExclusive("device", "service")
 }
 
 func (f *loginFlags) check() error {
@@ -111,15 +125,26 @@ func (a *app) login(ctx context.Context, host string, f loginFlags) error {
 	if f.token.set() {
 		return a.loginWithToken(ctx, agent, f.token, f.watch)
 	}
-	how := client.LoginConfig{Agent: agent, Provider: f.provider, Progress: a.err, BindAddress: f.bind, Extend: f.extend}
-	if !f.noBrowser {
-		how.OpenBrowser = client.OpenBrowser
-	}
-	s, err := client.Login(ctx, how)
+	s, err := a.loginInBrowser(ctx, agent, f)
 	if err != nil {
 		return coded(err)
 	}
 	return a.printLogin(agent, s)
+}
+
+// loginInBrowser signs a person in, in the browser of this machine or of another.
+func (a *app) loginInBrowser(ctx context.Context, agent *client.Agent, f loginFlags) (api.Session, error) {
+	how := client.LoginConfig{Agent: agent, Provider: f.provider, Progress: a.err, BindAddress: f.bind, Extend: f.extend}
+	if !f.noBrowser {
+		how.OpenBrowser = client.OpenBrowser
+	}
+	switch {
+	case f.device:
+		return client.LoginDevice(ctx, how)
+	case f.service != "":
+		return client.LoginForService(ctx, how, f.service)
+	}
+	return client.Login(ctx, how)
 }
 
 func (a *app) printLogin(agent *client.Agent, s api.Session) error {

@@ -24,10 +24,11 @@ import (
 // signInServer is an agent whose provider says yes to everybody at once.
 type signInServer struct {
 	*httptest.Server
-	mu      sync.Mutex // guards the fields below
-	login   api.LoginRequest
-	session api.Session
-	token   string // of a machine that is let in
+	mu       sync.Mutex // guards the fields below
+	login    api.LoginRequest
+	services []string // that were signed in for, one for each sign-in
+	session  api.Session
+	token    string // of a machine that is let in
 }
 
 func newSignInServer(t *testing.T) *signInServer {
@@ -38,7 +39,9 @@ func newSignInServer(t *testing.T) *signInServer {
 	mux.HandleFunc("POST "+api.PathLogin, func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.login = api.LoginRequest{}
 		_ = json.NewDecoder(r.Body).Decode(&s.login)
+		s.services = append(s.services, s.login.Service)
 		s.answer(w, api.LoginStarted{URL: s.URL + "/start/x", Provider: "corp", ExpiresIn: api.Seconds(time.Minute)})
 	})
 	mux.HandleFunc("GET /start/x", func(w http.ResponseWriter, r *http.Request) {
@@ -47,9 +50,15 @@ func newSignInServer(t *testing.T) *signInServer {
 		http.Redirect(w, r, s.login.Redirect+"?code=c&state="+s.login.State, http.StatusSeeOther)
 	})
 	mux.HandleFunc("POST "+api.PathLoginComplete, s.getSession)
+	mux.HandleFunc("POST "+api.PathLoginDevice, func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w, api.DeviceStarted{Provider: "corp", UserCode: "ABCD-EFGH", VerificationURI: "https://idp.example/enter", ExpiresIn: api.Seconds(time.Minute)})
+	})
+	mux.HandleFunc("POST "+api.PathDevicePoll, s.getSession)
 	mux.HandleFunc("POST "+api.PathLoginToken, s.postToken)
 	mux.HandleFunc("GET "+api.PathSession, s.getSession)
-	mux.HandleFunc("GET "+api.PathServices, func(w http.ResponseWriter, _ *http.Request) { s.answer(w, []api.Service{{Name: "db"}}) })
+	mux.HandleFunc("GET "+api.PathServices, func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w, []api.Service{{Name: "db"}, {Name: "vault", Missing: "amr lacks\x1b otp"}})
+	})
 	mux.HandleFunc("DELETE "+api.PathSession, func(w http.ResponseWriter, _ *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -117,9 +126,18 @@ func TestUsersCommands(t *testing.T) {
 		{"login " + host + " --fingerprint nonsense", 2, "", "64 hexadecimal digits"},
 		{"login a/b", 2, "", "HOST:PORT"},
 		{"login --no-browser --fingerprint " + fp + " " + host, 0, "signed in as Alice\uFFFD[31m", "Open this in a browser"},
-		{"status", 0, "services: db", ""},
+		{"status", 0, "services: db, vault (after curfew login --service vault)", ""},
 		{"status -o json", 0, `"left_seconds": 5400`, ""},
 		{"login --no-browser -o json", 0, `"subject": "alice"`, ""},
+		{"connect vault -- true", 1, "", "curfew login --service vault"},
+		{"login --service vault --no-browser", 0, "signed in as Alice", "vault asks for another sign-in: amr lacks otp"},
+		{"login --service db --no-browser", 0, "signed in as Alice", ""},
+		{"login --service cache", 1, "", "you may use: db, vault"},
+		{"login --service db --device", 2, "", "none of the others can be"},
+		{"login --device", 0, "signed in as Alice", "only if you yourself have just run curfew login"},
+		{"login --device -o json", 0, `"subject": "alice"`, "ABCD-EFGH"},
+		{"login --device --no-browser", 2, "", "none of the others can be"},
+		{"login --device --token-file x", 2, "", "none of the others can be"},
 		{"connect", 2, "", "accepts 1 arg"},
 		{"connect db --stdio -- true", 2, "", "a command needs neither"},
 		{"connect cache -- true", 1, "", "you may use: db"},
@@ -137,6 +155,9 @@ func TestUsersCommands(t *testing.T) {
 		if strings.Contains(out.String()+errOut.String(), "\x1b") && !strings.Contains(tc.args, "json") {
 			t.Errorf("curfew %s: an escape reached the terminal", tc.args)
 		}
+	}
+	if got := strings.Join(s.services, " "); got != "  vault" {
+		t.Errorf("services that were signed in for: %q", got)
 	}
 	if keys, _ := filepath.Glob(filepath.Join(home, "curfew", "*", client.KeyFile)); len(keys) != 0 {
 		t.Errorf("keys after logout: %v", keys)

@@ -17,8 +17,8 @@ func (a *app) newLogoutCmd() *cobra.Command {
 		Use:   "logout",
 		Short: "End your session, and all its connections",
 		Long: `End your session, and all its connections. The agent revokes what the identity provider
-issued for it, and your key is wiped from this machine. With --provider, your browser signs
-out at the identity provider, too, and with it perhaps of other things.`,
+issued for it, and your key is wiped from this machine. With --provider, your browser
+signs out at the identity provider, too, and with it perhaps of other things.`,
 		Example: `  curfew logout
   curfew logout --agent db.example.com
   curfew logout --provider`,

@@ -82,6 +82,9 @@ func (a *app) printStatus(st ownStatus) error {
 	names := make([]string, len(st.Services))
 	for i, svc := range st.Services {
 		names[i] = clean(svc.Name)
+		if svc.Missing != "" {
+			names[i] += " (after curfew login --service " + clean(svc.Name) + ")"
+		}
 	}
 	if len(names) == 0 {
 		names = []string{"none"}

@@ -25,7 +25,9 @@ import (
 // provider's forms. Not safe for concurrent use.
 type Browser struct {
 	// User is the name to sign in with; empty means that the user declines.
-	User   string
+	User string
+	// Code is what the user enters, once, where a page asks for the code of a device.
+	Code   string
 	client *http.Client
 }
 
@@ -95,6 +97,8 @@ var (
 	formAction  = regexp.MustCompile(`<form[^>]*\baction="([^"]*)"`)
 	hiddenInput = regexp.MustCompile(`<input[^>]*type="hidden"[^>]*name="([^"]*)"[^>]*value="([^"]*)"`)
 	abortLink   = regexp.MustCompile(`href="([^"]*/abort)"`)
+	abortButton = regexp.MustCompile(`<button[^>]*\bname="abort"`)
+	codeInput   = regexp.MustCompile(`type="text" name="user_code"`)
 )
 
 // next returns what the user does on a page, or nil if there is nothing to do.
@@ -109,6 +113,10 @@ func (b *Browser) next(ctx context.Context, page Page) (*http.Request, error) {
 	if abort := abortLink.FindStringSubmatch(page.Body); abort != nil && b.User == "" {
 		return b.follow(ctx, page, html.UnescapeString(abort[1]))
 	}
+	asksForCode := codeInput.MatchString(page.Body)
+	if asksForCode && b.Code == "" {
+		return nil, nil
+	}
 	action, err := page.URL.Parse(html.UnescapeString(form[1]))
 	if err != nil {
 		return nil, fmt.Errorf("form: %w", err)
@@ -116,6 +124,13 @@ func (b *Browser) next(ctx context.Context, page Page) (*http.Request, error) {
 	fields := url.Values{"login": {b.User}, "username": {b.User}, "password": {"any"}, "logout": {"yes"}}
 	for _, input := range hiddenInput.FindAllStringSubmatch(page.Body, -1) {
 		fields.Set(html.UnescapeString(input[1]), html.UnescapeString(input[2]))
+	}
+	if asksForCode {
+		fields.Set("user_code", b.Code)
+		b.Code = ""
+	}
+	if b.User == "" && abortButton.MatchString(page.Body) {
+		fields.Set("abort", "yes")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, action.String(), strings.NewReader(fields.Encode()))
 	if err != nil {

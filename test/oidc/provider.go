@@ -62,6 +62,12 @@ func (c Client) WithBackChannel(uri string) Client {
 	return c
 }
 
+// WithDevice lets the client sign in users by a code (RFC 8628).
+func (c Client) WithDevice() Client {
+	c["grant_types"] = append(c["grant_types"].([]string), "urn:ietf:params:oauth:grant-type:device_code")
+	return c
+}
+
 // Provider is a running provider.
 type Provider struct {
 	Issuer string

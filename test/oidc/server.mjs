@@ -56,7 +56,7 @@ server.listen(config.port, '127.0.0.1', () => {
   });
   provider.on('server_error', (ctx, err) => console.error(err));
   provider.on('grant.success', (ctx) => {
-    const { AuthorizationCode: code } = ctx.oidc.entities;
+    const code = ctx.oidc.entities.AuthorizationCode ?? ctx.oidc.entities.DeviceCode;
     if (code) (grants[code.accountId] ??= []).push(code.grantId);
     for (const kind of ['access_token', 'refresh_token', 'id_token']) {
       if (ctx.body?.[kind]) tokens.push(ctx.body[kind]);

@@ -54,9 +54,9 @@ func (u *user) curfew(t *testing.T, args ...string) harness.Result {
 }
 
 // login signs in, and opens the page that the program shows.
-func (u *user) login(t *testing.T) harness.Result {
+func (u *user) login(t *testing.T, more ...string) harness.Result {
 	t.Helper()
-	cmd := u.command(t, "login", "--no-browser", "--accept-new", u.agent.Gateway)
+	cmd := u.command(t, append([]string{"login", "--no-browser", "--accept-new", u.agent.Gateway}, more...)...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
