@@ -6,6 +6,7 @@ package oidc_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,9 +50,10 @@ func TestStepUpTheWholeWay(t *testing.T) {
 		t.Errorf("connect: %+v", r)
 	}
 	// A client that does not ask first is refused by the gateway.
-	if _, err := u.dialService(t, "vault", "ping"); err == nil || !strings.Contains(agent.Log(), "step-up-required") {
-		t.Errorf("a connection without the step: %v", err)
+	if _, err := u.dialService(t, "vault", "ping"); err == nil {
+		t.Error("a connection without the step is let in")
 	}
+	logged(t, agent, "step-up-required")
 	open, err := u.dialService(t, "echo", "before")
 	if err != nil {
 		t.Fatal(err)
@@ -79,9 +81,19 @@ func TestStepUpTheWholeWay(t *testing.T) {
 	if err := exchange(open, "still"); err != nil {
 		t.Errorf("a service that does not: %v", err)
 	}
-	if log := agent.Log(); !strings.Contains(log, "policy no longer allows a connection") || !strings.Contains(log, "not one of mfa") {
-		t.Error("the log does not say why")
-	}
+	logged(t, agent, "policy no longer allows a connection")
+	logged(t, agent, "not one of mfa")
+}
+
+// logged waits until the agent's log says something.
+func logged(t *testing.T, agent *harness.Agent, text string) {
+	t.Helper()
+	harness.Eventually(t, "the log to say "+text, func() error {
+		if !strings.Contains(agent.Log(), text) {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 }
 
 // dialService connects to a service with the user's key, as a program that knows nothing of curfew does, and sends text.
