@@ -4,6 +4,7 @@ package signals
 
 import (
 	"context"
+	"errors"
 
 	"github.com/curfew-proxy/curfew/agent/session"
 )
@@ -28,19 +29,18 @@ const (
 )
 
 // carryOut does what is ordered to the sessions that match any of whom, and returns how many those are. With an
-// error some may have been left out: the order has to be given again.
-func carryOut(ctx context.Context, s Sessions, o order, whom []session.Match, because session.End) (n int, err error) {
+// error some have been left out: the order has to be given again.
+func carryOut(ctx context.Context, s Sessions, o order, whom []session.Match, because session.End) (total int, all error) {
 	for _, m := range whom {
-		var some int
+		var n int
+		var err error
 		switch o {
 		case end:
-			some, err = s.End(ctx, m, because)
+			n, err = s.End(ctx, m, because)
 		case reconsider:
-			some, err = s.Reconsider(ctx, m)
+			n, err = s.Reconsider(ctx, m)
 		}
-		if n += some; err != nil {
-			return n, err
-		}
+		total, all = total+n, errors.Join(all, err)
 	}
-	return n, nil
+	return total, all
 }
