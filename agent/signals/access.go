@@ -61,10 +61,15 @@ type accessTokens struct {
 	cfg    Access
 	client *http.Client
 	now    func() time.Time
+	turn   chan struct{} // has room for the one who asks the authorization server, for all
 
-	mu      sync.Mutex // guards the fields below, and makes those wait who need the token that is being fetched
+	mu      sync.Mutex // guards the fields below
 	token   string
 	expires time.Time
+}
+
+func newAccessTokens(cfg Access, client *http.Client, now func() time.Time) *accessTokens {
+	return &accessTokens{cfg: cfg, client: client, now: now, turn: make(chan struct{}, 1)}
 }
 
 // authorize adds a token to a request. It returns a function that has to be called if the token was refused: the
@@ -84,17 +89,32 @@ func (a *accessTokens) get(ctx context.Context) (string, error) {
 	if a.cfg.ClientID == "" {
 		return a.cfg.Token, nil
 	}
-	a.mu.Lock() // held while one asks for all; its time is bounded
-	defer a.mu.Unlock()
-	if a.token != "" && a.now().Before(a.expires) {
-		return a.token, nil
+	if token, ok := a.current(); ok {
+		return token, nil
+	}
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if token, ok := a.current(); ok { // somebody else has asked
+		return token, nil
 	}
 	token, life, err := a.fetch(ctx)
 	if err != nil {
 		return "", err
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.token, a.expires = token, a.now().Add(life)
 	return token, nil
+}
+
+func (a *accessTokens) current() (string, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.token, a.token != "" && a.now().Before(a.expires)
 }
 
 func (a *accessTokens) forget(token string) {
