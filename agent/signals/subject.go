@@ -90,35 +90,49 @@ func formatOf(c jose.Claims) (string, error) {
 	return "", errors.New("subject: it has no format")
 }
 
-// complex finds the sessions that have all that is said of them. What is said beside the user or the session cannot be
+// complex finds the sessions that have all that is said of them. What is said beside the session or the user cannot be
 // compared with anything here, so more sessions may be meant than the transmitter knows.
 func (s subjects) complex(c jose.Claims, critical []string) ([]session.Match, error) {
-	understood, chosen, as := []string{"format"}, "", aUser
-	switch {
-	case c["session"] != nil && s.sessions: // the narrower says it all
-		understood, chosen, as = append(understood, "session", "user"), "session", aSession
-	case c["user"] != nil:
-		understood, chosen = append(understood, "user"), "user"
-	default:
-		return nil, &notMeant{EventUnmapped, "the subject names neither a user nor a session"}
-	}
-	for name := range c {
-		if slices.Contains(critical, name) && !slices.Contains(understood, name) {
-			return nil, &notMeant{EventCritical, fmt.Sprintf("the subject has a critical member %s, which is not understood", name)}
+	if c["session"] != nil && s.sessions { // it says all, if it can be known
+		found, err := s.member(c, "session", aSession)
+		var nobody *notMeant
+		if !errors.As(err, &nobody) {
+			return found, errors.Join(err, understood(c, critical, "session", "user"))
 		}
 	}
-	member, err := jose.ParseClaims(c[chosen])
-	if err != nil {
-		return nil, fmt.Errorf("subject: %s: %w", chosen, err)
+	if c["user"] == nil {
+		return nil, &notMeant{EventUnmapped, "the subject names neither a user nor a session that could be known"}
 	}
-	format, err := formatOf(member)
+	if err := understood(c, critical, "user"); err != nil {
+		return nil, err
+	}
+	return s.member(c, "user", aUser)
+}
+
+// understood checks that no member of a complex subject is critical but those named: SSF 1.0, section 3.6.
+func understood(c jose.Claims, critical []string, names ...string) error {
+	for name := range c {
+		if slices.Contains(critical, name) && !slices.Contains(names, name) {
+			return &notMeant{EventCritical, fmt.Sprintf("the subject has a critical member %s, which is not understood", name)}
+		}
+	}
+	return nil
+}
+
+// member finds whom a member of a complex subject means.
+func (s subjects) member(c jose.Claims, name string, as role) ([]session.Match, error) {
+	m, err := jose.ParseClaims(c[name])
+	if err != nil {
+		return nil, fmt.Errorf("subject: %s: %w", name, err)
+	}
+	format, err := formatOf(m)
 	if err != nil {
 		return nil, err
 	}
 	if format == "complex" {
-		return nil, fmt.Errorf("subject: %s is complex itself", chosen)
+		return nil, fmt.Errorf("subject: %s is complex itself", name)
 	}
-	return s.simple(member, format, as)
+	return s.simple(m, format, as)
 }
 
 // simple finds the sessions that an identifier of RFC 9493, section 3.2, means.
