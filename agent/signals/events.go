@@ -176,5 +176,5 @@ func (v *verdict) because(t *Transmitter) session.End {
 	if v.message != "" {
 		message = fmt.Sprintf("%s: %s", v.name, v.message)
 	}
-	return session.End{Reason: session.ReasonProvider, By: t.Issuer, Message: message}
+	return session.End{Reason: session.ReasonProvider, By: t.Issuer, Message: jose.Printable(message)}
 }
