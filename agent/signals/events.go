@@ -84,10 +84,6 @@ type verdict struct {
 // or a *notMeant.
 func (s *set) judge(t *Transmitter, who subjects, critical []string) (verdict, error) {
 	v := verdict{order: leave, name: s.names()}
-	subject, err := s.theSubject()
-	if err != nil {
-		return v, &refusal{codeRequest, err}
-	}
 	for name, payload := range s.events {
 		if decide := orders[name]; decide != nil {
 			v.order = max(v.order, decide(t, payload))
@@ -97,10 +93,8 @@ func (s *set) judge(t *Transmitter, who subjects, critical []string) (verdict, e
 	if v.order == leave {
 		return v, nil
 	}
-	if subject == nil {
-		return v, refuse(codeRequest, "it has no subject")
-	}
-	v.whom, err = who.find(subject, critical)
+	var err error
+	v.whom, err = s.whom(who, critical)
 	var nobody *notMeant
 	if err != nil && !errors.As(err, &nobody) {
 		return v, &refusal{codeRequest, err}
@@ -108,31 +102,40 @@ func (s *set) judge(t *Transmitter, who subjects, critical []string) (verdict, e
 	return v, err
 }
 
-// theSubject returns the claim sub_id or, of events from before SSF 1.0, the member subject of the event; nil if there is
-// neither. Where both are there they must be the same.
-func (s *set) theSubject() (json.RawMessage, error) {
-	subject := s.subject
-	for _, payload := range s.events {
-		old, has := payload["subject"]
-		switch {
-		case !has:
-		case subject == nil:
-			subject = old
-		case !sameJSON(subject, old):
-			return nil, errors.New("it has two subjects that differ")
+// whom returns those that the claim sub_id means, and those that the member subject of an event does, as it was before SSF
+// 1.0. Where both are there they should say the same; if not, one is wrong, and it is not known which.
+func (s *set) whom(who subjects, critical []string) ([]session.Match, error) {
+	var all []session.Match
+	var nobody *notMeant
+	said := s.subjects()
+	for _, subject := range said {
+		some, err := who.find(subject, critical)
+		if err != nil && !errors.As(err, &nobody) {
+			return nil, err
 		}
+		all = append(all, some...)
 	}
-	return subject, nil
+	switch {
+	case len(said) == 0:
+		return nil, errors.New("it has no subject")
+	case len(all) == 0:
+		return nil, nobody
+	}
+	slices.SortFunc(all, func(a, b session.Match) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	return slices.Compact(all), nil
 }
 
-func sameJSON(a, b json.RawMessage) bool {
-	var x, y any
-	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
-		return false
+func (s *set) subjects() []json.RawMessage {
+	var list []json.RawMessage
+	if s.subject != nil {
+		list = append(list, s.subject)
 	}
-	p, err1 := json.Marshal(x) // sorts the members
-	q, err2 := json.Marshal(y)
-	return err1 == nil && err2 == nil && string(p) == string(q)
+	for _, payload := range s.events {
+		if old, has := payload["subject"]; has {
+			list = append(list, old)
+		}
+	}
+	return list
 }
 
 // names lists the types of a SET's events, for people.

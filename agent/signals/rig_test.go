@@ -189,7 +189,7 @@ type rig struct {
 // newRig makes a transmitter that speaks of users of provider, too.
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	g := &rig{t: t, mux: http.NewServeMux(), key: jwt.NewKey(t, "k"), sessions: &sessions{}, counts: &counts{}, clock: &clock{t: time.Now()}, logs: &logs{t: t}}
+	g := &rig{t: t, mux: http.NewServeMux(), key: aKey(t), sessions: &sessions{}, counts: &counts{}, clock: &clock{t: time.Now()}, logs: &logs{t: t}}
 	g.server = httptest.NewUnstartedServer(g.mux)
 	g.server.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(g.logs, nil), slog.LevelDebug)
 	g.server.StartTLS()
@@ -201,6 +201,17 @@ func newRig(t testing.TB) *rig {
 		CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: g.server.Certificate().Raw})}
 	return g
 }
+
+// aKey is the same for all tests: to make one takes long.
+func aKey(t testing.TB) *jwt.Key {
+	keyOnce.Do(func() { keyMade = jwt.NewKey(t, "k") })
+	return keyMade
+}
+
+var (
+	keyOnce sync.Once
+	keyMade *jwt.Key
+)
 
 func (g *rig) issuer() string { return g.server.URL + "/tenant" }
 

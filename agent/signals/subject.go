@@ -96,8 +96,11 @@ func (s subjects) complex(c jose.Claims, critical []string) ([]session.Match, er
 	if c["session"] != nil && s.sessions { // it says all, if it can be known
 		found, err := s.member(c, "session", aSession)
 		var nobody *notMeant
+		if err == nil {
+			return found, understood(c, critical, "session", "user")
+		}
 		if !errors.As(err, &nobody) {
-			return found, errors.Join(err, understood(c, critical, "session", "user"))
+			return nil, err
 		}
 	}
 	if c["user"] == nil {
