@@ -166,8 +166,8 @@ func (l *logs) String() string {
 
 const (
 	us        = "curfew.example"
-	pushToken = "push-token-0123456789"
-	pollToken = "poll-token-0123456789"
+	pushToken = "push-token-0123456789-0123456789"
+	pollToken = "poll-token-0123456789-0123456789"
 	provider  = "https://idp.example"
 )
 

@@ -13,8 +13,9 @@ import (
 	"strings"
 )
 
-// minToken is how many characters a bearer token must have: those are not made up by people.
-const minToken = 16
+// minToken is how many characters a bearer token must have: then it cannot be guessed, if it is random. `openssl rand -hex 32`
+// makes one.
+const minToken = 32
 
 // bearerToken is the grammar of RFC 6750, section 2.1.
 var bearerToken = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)

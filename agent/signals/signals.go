@@ -3,8 +3,12 @@
 package signals
 
 import (
+	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
+
+	"github.com/curfew-proxy/curfew/agent/api"
 )
 
 // Config is what New needs.
@@ -15,4 +19,52 @@ type Config struct {
 	Log      *slog.Logger
 	Count    func(event string) // may be nil; the events are in outcomes.go
 	Now      func() time.Time   // the wall clock; default: time.Now
+}
+
+// Signals takes in what others tell us. It is an http.Handler for all paths below Paths, and belongs behind TLS: who may
+// say something proves it with a bearer token. It is safe for concurrent use.
+type Signals struct {
+	cfg       Config
+	receivers map[string]*receiver
+	doors     struct{ push door }
+	mux       *http.ServeMux
+}
+
+// Paths are those that a Signals serves, and everything below those that end in a slash.
+func Paths() []string { return []string{api.PathSignals, api.PathKill, api.PathSCIM} }
+
+// New returns what serves c.
+func New(c Config) (*Signals, error) {
+	if c.Count == nil {
+		c.Count = func(string) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	s := &Signals{cfg: c, receivers: map[string]*receiver{}, mux: http.NewServeMux()}
+	s.doors.push.now = c.Now
+	for _, t := range c.Transmitters {
+		r, err := newReceiver(t, &s.cfg)
+		if err == nil && s.receivers[t.Name] != nil {
+			err = fmt.Errorf("name: a second one is called %q", t.Name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("transmitter %s: %w", t.Name, err)
+		}
+		s.receivers[t.Name] = r
+	}
+	s.mux.HandleFunc("POST "+api.PathSignals+"{name}", s.push)
+	return s, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Signals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if r.TLS == nil { // it was wired up wrongly: anybody could read the tokens
+		writeError(w, http.StatusForbidden, api.CodeForbidden, "this is served over TLS only")
+		return
+	}
+	s.mux.ServeHTTP(w, r)
 }
