@@ -85,21 +85,21 @@ func sleep(ctx context.Context, d time.Duration) {
 // poll asks for events once, and acts upon those that come. It returns for how long to wait until the next time.
 func (p *poller) poll(ctx context.Context) (wait time.Duration, err error) {
 	began := time.Now()
-	sets, more, err := p.exchange(ctx, pollRequest{MaxEvents: &p.events, Ack: p.acks, SetErrs: p.errs})
+	told := pollRequest{MaxEvents: &p.events, Ack: p.acks, SetErrs: p.errs}
+	sets, more, err := p.exchange(ctx, told)
 	if err != nil {
 		return p.obstacle(err), err
 	}
 	p.acks, p.errs = nil, nil
-	idle := len(sets) == 0 && !more
+	news, undone := more, false
 	for _, s := range sets {
 		if ctx.Err() != nil {
 			return 0, nil // the rest is delivered again
 		}
-		if !p.deliver(ctx, s) {
-			idle = true // it comes again at once
-		}
+		news = news || !told.has(s.jti)
+		undone = !p.deliver(ctx, s) || undone
 	}
-	if idle {
+	if !news || undone { // else a transmitter that is not told, or does not listen, is asked in a loop
 		wait = max(0, p.quiet-time.Since(began))
 	}
 	return wait, nil
@@ -144,6 +144,12 @@ type pollRequest struct {
 	ReturnImmediately bool                   `json:"returnImmediately"`
 	Ack               []string               `json:"ack,omitempty"`
 	SetErrs           map[string]refusalJSON `json:"setErrs,omitempty"`
+}
+
+// has reports whether the transmitter is told what has become of an event.
+func (q *pollRequest) has(jti string) bool {
+	_, refused := q.SetErrs[jti]
+	return refused || slices.Contains(q.Ack, jti)
 }
 
 // delivered is a SET as it comes.

@@ -3,9 +3,11 @@
 package signals
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
@@ -67,4 +69,18 @@ func (s *Signals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// Run polls those transmitters that are to be polled, until ctx is done; it returns nil then. In a cluster it is enough that
+// one node does: what several do at once is done several times.
+func (s *Signals) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for _, r := range s.receivers {
+		if r.cfg.PollURL != "" {
+			group.Go(func() { newPoller(r).run(ctx) })
+		}
+	}
+	group.Wait()
+	<-ctx.Done()
+	return nil
 }
