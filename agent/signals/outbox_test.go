@@ -30,7 +30,7 @@ type outbox struct {
 	headers  []http.Header
 }
 
-// outboxOf adds one to the rig, at /poll.
+// outbox adds one to the rig, at /poll.
 func (g *rig) outbox() *outbox {
 	o := &outbox{hold: 50 * time.Millisecond, sets: map[string]string{}, errs: map[string]refusalJSON{}}
 	g.mux.Handle("POST /poll", o)
