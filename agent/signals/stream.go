@@ -70,27 +70,22 @@ type StreamStatus struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// body is a request in JSON; id is empty for a new stream.
-func (q *StreamRequest) body(t *Transmitter, id string) (map[string]any, error) {
-	delivery := Delivery{Method: q.Method}
-	switch q.Method {
-	case MethodPush:
-		if len(t.Tokens) == 0 {
-			return nil, errors.New("tokens: the transmitter has no token to push events with")
+// body is a request in JSON; id is empty for a new stream. A partial one has nothing that q does not say.
+func (q *StreamRequest) body(t *Transmitter, id string, partial bool) (map[string]any, error) {
+	body := map[string]any{}
+	if q.Method != "" || !partial {
+		delivery, err := q.delivery(t)
+		if err != nil {
+			return nil, err
 		}
-		if err := jose.CheckEndpoint(q.Endpoint); err != nil {
-			return nil, fmt.Errorf("endpoint: %w", err)
-		}
-		delivery.Endpoint, delivery.Authorization = q.Endpoint, "Bearer "+t.Tokens[0]
-	case MethodPoll:
-	default:
-		return nil, fmt.Errorf("method %q: want %s or %s", q.Method, MethodPush, MethodPoll)
+		body["delivery"] = delivery
 	}
-	events := q.Events
-	if len(events) == 0 {
-		events = EventTypes()
+	switch {
+	case len(q.Events) > 0:
+		body["events_requested"] = q.Events
+	case !partial:
+		body["events_requested"] = EventTypes()
 	}
-	body := map[string]any{"delivery": delivery, "events_requested": events}
 	if q.Description != "" {
 		body["description"] = q.Description
 	}
@@ -98,6 +93,22 @@ func (q *StreamRequest) body(t *Transmitter, id string) (map[string]any, error) 
 		body["stream_id"] = id
 	}
 	return body, nil
+}
+
+func (q *StreamRequest) delivery(t *Transmitter) (Delivery, error) {
+	switch q.Method {
+	case MethodPush:
+		if len(t.Tokens) == 0 {
+			return Delivery{}, errors.New("tokens: the transmitter has no token to push events with")
+		}
+		if err := jose.CheckEndpoint(q.Endpoint); err != nil {
+			return Delivery{}, fmt.Errorf("endpoint: %w", err)
+		}
+		return Delivery{MethodPush, q.Endpoint, "Bearer " + t.Tokens[0]}, nil
+	case MethodPoll:
+		return Delivery{Method: MethodPoll}, nil
+	}
+	return Delivery{}, fmt.Errorf("method %q: want %s or %s", q.Method, MethodPush, MethodPoll)
 }
 
 // readStream reads a stream that the transmitter has described, and checks that its events could be accepted: section

@@ -43,7 +43,7 @@ func (s *Streams) Metadata(ctx context.Context) (*Metadata, error) { return s.di
 
 // Create makes a stream. One whose events would not be accepted here is deleted again, and the error says why.
 func (s *Streams) Create(ctx context.Context, q StreamRequest) (Stream, error) {
-	body, err := q.body(&s.cfg, "")
+	body, err := q.body(&s.cfg, "", false)
 	if err != nil {
 		return Stream{}, err
 	}
@@ -55,12 +55,15 @@ func (s *Streams) Create(ctx context.Context, q StreamRequest) (Stream, error) {
 	if err == nil && made.Delivery.Method != q.Method {
 		err = errors.New("the stream is delivered in another way than was asked for")
 	}
-	if err == nil || made.ID == "" {
-		return made, err
+	if err == nil {
+		return made, nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-	defer cancel()
-	return Stream{}, errors.Join(err, s.Delete(ctx, made.ID))
+	if made.ID != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+		defer cancel()
+		err = errors.Join(err, s.Delete(ctx, made.ID))
+	}
+	return Stream{}, err
 }
 
 // Get returns a stream.
@@ -81,21 +84,25 @@ func (s *Streams) List(ctx context.Context) ([]Stream, error) {
 	return readStreams(raw, &s.cfg)
 }
 
-// Update changes how and which events are delivered, and leaves alone what is not in the request.
+// Update changes what is in the request and leaves the rest of the stream alone.
 func (s *Streams) Update(ctx context.Context, id string, q StreamRequest) (Stream, error) {
-	return s.change(ctx, http.MethodPatch, id, q)
+	body, err := q.body(&s.cfg, id, true)
+	if err != nil {
+		return Stream{}, err
+	}
+	return s.change(ctx, http.MethodPatch, body)
 }
 
 // Replace changes a stream to what is in the request, and nothing else.
 func (s *Streams) Replace(ctx context.Context, id string, q StreamRequest) (Stream, error) {
-	return s.change(ctx, http.MethodPut, id, q)
-}
-
-func (s *Streams) change(ctx context.Context, method, id string, q StreamRequest) (Stream, error) {
-	body, err := q.body(&s.cfg, id)
+	body, err := q.body(&s.cfg, id, false)
 	if err != nil {
 		return Stream{}, err
 	}
+	return s.change(ctx, http.MethodPut, body)
+}
+
+func (s *Streams) change(ctx context.Context, method string, body map[string]any) (Stream, error) {
 	raw, err := s.call(ctx, method, (*Metadata).configuration, nil, body, http.StatusOK)
 	if err != nil {
 		return Stream{}, fmt.Errorf("change stream: %w", err)
