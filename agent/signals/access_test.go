@@ -97,6 +97,7 @@ func TestAccessRefused(t *testing.T) {
 func TestPollWithExpiringToken(t *testing.T) {
 	g := newRig(t)
 	o := g.outbox()
+	o.hold = 50 * time.Millisecond
 	issued := g.issuing(600)
 	var expired atomic.Int32
 	o.fault = func(_ int, w http.ResponseWriter, r *http.Request) bool {

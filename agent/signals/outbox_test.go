@@ -32,7 +32,7 @@ type outbox struct {
 
 // outbox adds one to the rig, at /poll.
 func (g *rig) outbox() *outbox {
-	o := &outbox{hold: 50 * time.Millisecond, sets: map[string]string{}, errs: map[string]refusalJSON{}}
+	o := &outbox{hold: 20 * time.Second, sets: map[string]string{}, errs: map[string]refusalJSON{}}
 	g.mux.Handle("POST /poll", o)
 	g.cfg.PollURL, g.cfg.Access = g.server.URL+"/poll", Access{Token: pollToken}
 	return o

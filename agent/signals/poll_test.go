@@ -18,6 +18,7 @@ import (
 func TestPoll(t *testing.T) {
 	g := newRig(t)
 	o := g.outbox()
+	o.hold = 50 * time.Millisecond
 	first := g.event(t, o, alice())
 	g.polling()
 	eventually(t, "the first event is acknowledged", func() bool { return o.left() == 0 })
