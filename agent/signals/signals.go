@@ -16,6 +16,7 @@ import (
 // Config is what New needs.
 type Config struct {
 	Transmitters []Transmitter
+	Webhooks     []Webhook
 
 	Sessions Sessions
 	Log      *slog.Logger
@@ -28,7 +29,8 @@ type Config struct {
 type Signals struct {
 	cfg       Config
 	receivers map[string]*receiver
-	doors     struct{ push door }
+	hooks     []hook
+	doors     struct{ push, kill door } // strangers at one are none at the other
 	mux       *http.ServeMux
 }
 
@@ -44,7 +46,7 @@ func New(c Config) (*Signals, error) {
 		c.Now = time.Now
 	}
 	s := &Signals{cfg: c, receivers: map[string]*receiver{}, mux: http.NewServeMux()}
-	s.doors.push.now = c.Now
+	s.doors.push.now, s.doors.kill.now = c.Now, c.Now
 	for _, t := range c.Transmitters {
 		r, err := newReceiver(t, &s.cfg)
 		if err == nil && s.receivers[t.Name] != nil {
@@ -55,8 +57,27 @@ func New(c Config) (*Signals, error) {
 		}
 		s.receivers[t.Name] = r
 	}
+	for _, w := range c.Webhooks {
+		if err := s.addHook(w); err != nil {
+			return nil, fmt.Errorf("webhook %s: %w", w.Name, err)
+		}
+	}
 	s.mux.HandleFunc("POST "+api.PathSignals+"{name}", s.push)
+	s.mux.HandleFunc("POST "+api.PathKill, s.kill)
 	return s, nil
+}
+
+func (s *Signals) addHook(w Webhook) error {
+	if err := w.Validate(); err != nil {
+		return err
+	}
+	for _, token := range w.Tokens {
+		if h := s.hookOf(token); h != nil {
+			return fmt.Errorf("tokens: webhook %s has the same", h.cfg.Name)
+		}
+	}
+	s.hooks = append(s.hooks, hook{w, secretsOf(w.Tokens)})
+	return nil
 }
 
 // ServeHTTP implements http.Handler.
