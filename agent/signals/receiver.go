@@ -159,6 +159,9 @@ func (r *receiver) streamUpdated(log *slog.Logger, s *set, payload jose.Claims) 
 	return nil
 }
 
+// maxNamed is how many users a line of the log names.
+const maxNamed = 5
+
 // describe names the users that are meant. The names of providers' sessions are not for logs.
 func describe(whom []session.Match) string {
 	var names []string
@@ -173,5 +176,8 @@ func describe(whom []session.Match) string {
 		}
 	}
 	slices.Sort(names)
-	return strings.Join(slices.Compact(names), ", ")
+	if names = slices.Compact(names); len(names) > maxNamed {
+		names = append(names[:maxNamed], fmt.Sprintf("and %d more", len(names)-maxNamed))
+	}
+	return strings.Join(names, ", ")
 }

@@ -16,6 +16,7 @@ import (
 // Config is what New needs.
 type Config struct {
 	Transmitters []Transmitter
+	Provisioners []Provisioner
 	Webhooks     []Webhook
 
 	Sessions Sessions
@@ -27,11 +28,12 @@ type Config struct {
 // Signals takes in what others tell us. It is an http.Handler for all paths below Paths, and belongs behind TLS: who may
 // say something proves it with a bearer token. It is safe for concurrent use.
 type Signals struct {
-	cfg       Config
-	receivers map[string]*receiver
-	hooks     []hook
-	doors     struct{ push, kill door } // strangers at one are none at the other
-	mux       *http.ServeMux
+	cfg          Config
+	receivers    map[string]*receiver
+	provisioners map[string]*provisioner
+	hooks        []hook
+	doors        struct{ push, scim, kill door } // who is limited at one is not at the others
+	mux          *http.ServeMux
 }
 
 // Paths are those that a Signals serves, and everything below those that end in a slash.
@@ -45,17 +47,17 @@ func New(c Config) (*Signals, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Signals{cfg: c, receivers: map[string]*receiver{}, mux: http.NewServeMux()}
-	s.doors.push.now, s.doors.kill.now = c.Now, c.Now
+	s := &Signals{cfg: c, receivers: map[string]*receiver{}, provisioners: map[string]*provisioner{}, mux: http.NewServeMux()}
+	s.doors.push.now, s.doors.scim.now, s.doors.kill.now = c.Now, c.Now, c.Now
 	for _, t := range c.Transmitters {
-		r, err := newReceiver(t, &s.cfg)
-		if err == nil && s.receivers[t.Name] != nil {
-			err = fmt.Errorf("name: a second one is called %q", t.Name)
-		}
-		if err != nil {
+		if err := s.addTransmitter(t); err != nil {
 			return nil, fmt.Errorf("transmitter %s: %w", t.Name, err)
 		}
-		s.receivers[t.Name] = r
+	}
+	for _, p := range c.Provisioners {
+		if err := s.addProvisioner(p); err != nil {
+			return nil, fmt.Errorf("provisioner %s: %w", p.Name, err)
+		}
 	}
 	for _, w := range c.Webhooks {
 		if err := s.addHook(w); err != nil {
@@ -64,12 +66,30 @@ func New(c Config) (*Signals, error) {
 	}
 	s.mux.HandleFunc("POST "+api.PathSignals+"{name}", s.push)
 	s.mux.HandleFunc("POST "+api.PathKill, s.kill)
+	s.routeScim()
 	return s, nil
+}
+
+func (s *Signals) addTransmitter(t Transmitter) error {
+	r, err := newReceiver(t, &s.cfg)
+	if err != nil {
+		return err
+	}
+	if s.receivers[t.Name] != nil {
+		return fmt.Errorf("name: a second one is called %q", t.Name)
+	}
+	s.receivers[t.Name] = r
+	return nil
 }
 
 func (s *Signals) addHook(w Webhook) error {
 	if err := w.Validate(); err != nil {
 		return err
+	}
+	for i := range s.hooks {
+		if s.hooks[i].cfg.Name == w.Name {
+			return fmt.Errorf("name: a second one is called %q", w.Name)
+		}
 	}
 	for _, token := range w.Tokens {
 		if h := s.hookOf(token); h != nil {

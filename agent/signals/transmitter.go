@@ -55,6 +55,8 @@ const (
 	MeansUser    = "user"
 	IsSID        = "sid"
 	IsUnknown    = "unknown"
+	IsEmail      = "email"
+	IsSubject    = "subject"
 )
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
