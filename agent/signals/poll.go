@@ -155,8 +155,7 @@ func (q *pollRequest) has(jti string) bool {
 // delivered is a SET as it comes.
 type delivered struct{ jti, token string }
 
-// exchange sends a request, and reads the answer: RFC 8936, section 2.3. Its members are not strings only where the
-// transmitter is broken: then none of it is believed.
+// exchange sends a request, and reads the answer.
 func (p *poller) exchange(ctx context.Context, q pollRequest) (sets []delivered, more bool, err error) {
 	body, err := json.Marshal(q)
 	if err != nil {
@@ -166,28 +165,32 @@ func (p *poller) exchange(ctx context.Context, q pollRequest) (sets []delivered,
 	if err != nil {
 		return nil, false, err
 	}
-	c, err := jose.ParseClaims(answer)
-	if err != nil {
+	if sets, more, err = parseSets(answer); err != nil {
 		return nil, false, fmt.Errorf("the answer: %w", err)
 	}
-	if raw, has := c["moreAvailable"]; has && json.Unmarshal(raw, &more) != nil {
-		return nil, false, errors.New("the answer: moreAvailable is no truth value")
+	return sets, more, nil
+}
+
+// parseSets reads what a transmitter delivers: RFC 8936, section 2.3. Where a part of it is broken, none of it is believed.
+func parseSets(answer []byte) (sets []delivered, more bool, err error) {
+	c, err := jose.ParseClaims(answer)
+	if err != nil {
+		return nil, false, err
 	}
-	raw, has := c["sets"]
-	if !has {
-		return nil, false, errors.New("the answer has no sets")
+	if raw, has := c["moreAvailable"]; has && json.Unmarshal(raw, &more) != nil {
+		return nil, false, errors.New("moreAvailable is no truth value")
 	}
 	var byName map[string]*string
-	if json.Unmarshal(raw, &byName) != nil || byName == nil {
-		return nil, false, errors.New("the answer: sets is not an object of strings")
+	if raw, has := c["sets"]; !has || json.Unmarshal(raw, &byName) != nil || byName == nil {
+		return nil, false, errors.New("sets is not an object of strings")
 	}
 	for jti, token := range byName {
 		if token == nil {
-			return nil, false, errors.New("the answer: sets is not an object of strings")
+			return nil, false, errors.New("sets is not an object of strings")
 		}
 		sets = append(sets, delivered{jti, *token})
 	}
-	slices.SortFunc(sets, func(a, b delivered) int { return strings.Compare(a.jti, b.jti) }) // the order means nothing
+	slices.SortFunc(sets, func(a, b delivered) int { return strings.Compare(a.jti, b.jti) }) // their order means nothing
 	return sets, more, nil
 }
 
