@@ -60,6 +60,20 @@ func TestMachineExamplesLoad(t *testing.T) {
 	}
 }
 
+// So is what docs/signals.md says.
+func TestSignalExamplesLoad(t *testing.T) {
+	const provider = "providers: [{name: corp, issuer: 'https://idp.example.com', client_id: curfew}]"
+	texts := blocks(t, "signals.md")
+	if len(texts) != 4 {
+		t.Errorf("%d examples found", len(texts))
+	}
+	for _, text := range texts {
+		if _, err := parse("docs/signals.md", "/", []byte(text+provider+minimal), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The reference has every key, and shows the default of each that has one.
 func TestReferenceIsComplete(t *testing.T) {
 	d := newDocument("docs/configuration.md", examples(t)[1])
