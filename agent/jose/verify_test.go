@@ -213,16 +213,20 @@ func TestVerifyErrorKinds(t *testing.T) {
 }
 
 func TestLocatedKeys(t *testing.T) {
-	server := httptest.NewServer(jwt.Serve(jwt.NewKey(t, "other")))
-	defer server.Close()
 	key := jwt.NewKey(t, "k")
+	before, after := httptest.NewServer(jwt.Serve(jwt.NewKey(t, "other"))), httptest.NewServer(jwt.Serve(key))
+	defer before.Close()
+	defer after.Close()
 	asked := 0
-	set := NewLocatedKeySet("issuer", func(context.Context) (string, error) { asked++; return server.URL, nil }, NewHTTPClient(nil), time.Now)
+	locate := func(context.Context) (string, error) {
+		asked++
+		return []string{before.URL, after.URL}[asked-1], nil
+	}
+	set := NewLocatedKeySet("issuer", locate, NewHTTPClient(nil), time.Now)
 	token := key.Sign(t, object{"alg": "RS256"}, `{}`)
 	if _, err := set.VerifySignature(t.Context(), token); !errors.Is(err, ErrSignature) || asked != 1 {
 		t.Errorf("located %d times: %v", asked, err)
 	}
-	server.Config.Handler = jwt.Serve(key)
 	if _, err := set.VerifySignature(t.Context(), token); err != nil || asked != 2 {
 		t.Errorf("after the keys have changed, located %d times: %v", asked, err)
 	}
