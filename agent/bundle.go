@@ -37,6 +37,18 @@ func newBundle(c *config.Config) (*bundle, error) {
 	for _, m := range c.Machines {
 		paths = append(paths, m.JWKSFile, m.CAFile)
 	}
+	for _, s := range c.Signals {
+		paths = append(paths, s.TokenFile, s.AccessTokenFile, s.CAFile)
+		if s.Client != nil {
+			paths = append(paths, s.Client.SecretFile)
+		}
+	}
+	for _, s := range c.SCIM {
+		paths = append(paths, s.TokenFile)
+	}
+	for _, w := range c.Webhooks {
+		paths = append(paths, w.TokenFile)
+	}
 	for _, s := range c.Services {
 		if t := s.UpstreamTLS; t != nil {
 			paths = append(paths, t.CA, t.Certificate, t.Key)

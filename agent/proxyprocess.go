@@ -27,6 +27,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/servercert"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/agent/signals"
 	"github.com/curfew-proxy/curfew/agent/store"
 	"github.com/curfew-proxy/curfew/bpf"
 	"github.com/curfew-proxy/curfew/proxy"
@@ -81,6 +82,7 @@ type proxyProcess struct {
 	logins      *identity.Logins
 	revalidator *identity.Revalidator
 	machines    *identity.Machines
+	signals     *signals.Signals
 	view        *view
 	act         *actor
 	control     *control.Server
@@ -103,6 +105,7 @@ func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 		{"open state", p.openState},
 		{"set up enforcement", p.setUpEnforcement},
 		{"set up sign-in", p.setUpSignIn},
+		{"set up signals", p.setUpSignals},
 		{"heed local kills", p.heedEarlierKills},
 		{"join the cluster", func() error { return p.joinCluster(ctx) }},
 		{"set up control", p.setUpControl},
@@ -342,7 +345,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
-		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.proxy.Run,
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.proxy.Run,
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },

@@ -155,7 +155,7 @@ func (p *proxyProcess) serveAPI(ctx context.Context) error {
 	handler := identity.NewHandler(identity.HandlerConfig{
 		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Ends: p.endings(), Clock: p.clock,
 	})
-	return p.serveHTTP(ctx, p.api, &http.Server{Handler: handler, ConnState: p.api.connState})
+	return p.serveHTTP(ctx, p.api, &http.Server{Handler: p.outsiders(handler), ConnState: p.api.connState})
 }
 
 func (p *proxyProcess) serveControl(ctx context.Context) error {

@@ -77,7 +77,7 @@ func needRestart(old, now *config.Config) []string {
 		{"name", old.Name, now.Name}, {"listen", old.Listen, now.Listen}, {"url", old.URL, now.URL}, {"state", old.State, now.State},
 		{"run", old.Run, now.Run}, {"user", old.User, now.User}, {"control_socket", old.ControlSocket, now.ControlSocket},
 		{"metrics", old.Metrics, now.Metrics}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
-		{"providers", old.Providers, now.Providers}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
+		{"providers", old.Providers, now.Providers}, {"signals", old.Signals, now.Signals}, {"scim", old.SCIM, now.SCIM}, {"webhooks", old.Webhooks, now.Webhooks}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
 		{"sessions.connections", old.Sessions.Connections, now.Sessions.Connections},
 		{"tls (between self-made and own)", old.TLS.Certificate == "", now.TLS.Certificate == ""},
 	} {

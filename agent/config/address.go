@@ -110,7 +110,7 @@ func (d *document) checkSource(key, text, what, hint string) {
 		local = a.IsLoopback()
 	}
 	if u.Scheme != "https" && !(u.Scheme == "http" && local) {
-		d.wrong(key, fmt.Sprintf("%q is not safe: whoever is on the way could sign in as anyone", text), "use https")
+		d.wrong(key, fmt.Sprintf("%q is not safe: whoever is on the way could read and change what is said", text), "use https")
 	}
 }
 

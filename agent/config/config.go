@@ -36,6 +36,9 @@ type Config struct {
 	Cluster       Cluster        `yaml:"cluster"`
 	Providers     []Provider     `yaml:"providers"`
 	Machines      []Machine      `yaml:"machines"`
+	Signals       []Signal       `yaml:"signals"`
+	SCIM          []SCIM         `yaml:"scim"`
+	Webhooks      []Webhook      `yaml:"webhooks"`
 	Services      []Service      `yaml:"services" required:"true"`
 }
 

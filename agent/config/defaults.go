@@ -49,6 +49,16 @@ func (m *Machine) setDefaults() {
 	m.GroupsClaim = "groups"
 }
 
+func (s *Signal) setDefaults() {
+	s.MaxAge = 24 * time.Hour
+	s.CredentialChange, s.DeviceCompliance = "end", "end"
+	s.Opaque, s.SessionIDs = "session", "sid"
+}
+
+func (s *SCIM) setDefaults() {
+	s.UserName, s.ExternalID = "email", "ignore"
+}
+
 func (s *Service) setDefaults() {
 	s.Protocol = ProtocolTCP
 	s.DialTimeout = 10 * time.Second

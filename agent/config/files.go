@@ -34,6 +34,19 @@ func (c *Config) filePaths() map[string]*string {
 		key := fmt.Sprintf("machines[%d].", i)
 		paths[key+"jwks_file"], paths[key+"ca_file"] = &c.Machines[i].JWKSFile, &c.Machines[i].CAFile
 	}
+	for i := range c.Signals {
+		key, s := fmt.Sprintf("signals[%d].", i), &c.Signals[i]
+		paths[key+"token_file"], paths[key+"access_token_file"], paths[key+"ca_file"] = &s.TokenFile, &s.AccessTokenFile, &s.CAFile
+		if s.Client != nil {
+			paths[key+"client.secret_file"] = &s.Client.SecretFile
+		}
+	}
+	for i := range c.SCIM {
+		paths[fmt.Sprintf("scim[%d].token_file", i)] = &c.SCIM[i].TokenFile
+	}
+	for i := range c.Webhooks {
+		paths[fmt.Sprintf("webhooks[%d].token_file", i)] = &c.Webhooks[i].TokenFile
+	}
 	for i := range c.Services {
 		if u := c.Services[i].UpstreamTLS; u != nil {
 			key := fmt.Sprintf("services[%d].upstream_tls.", i)
@@ -57,9 +70,7 @@ func (d *document) checkFiles(c *Config, hooks Hooks) {
 	d.checkPair("tls", c.TLS.Certificate, c.TLS.Key)
 	for i, p := range c.Providers {
 		key := fmt.Sprintf("providers[%d].", i)
-		if b := d.readFile(key+"client_secret_file", p.ClientSecretFile, true); b != nil && len(bytes.TrimSpace(b)) == 0 {
-			d.wrong(key+"client_secret_file", p.ClientSecretFile+" is empty", "put the client secret into it")
-		}
+		d.checkSecret(key+"client_secret_file", p.ClientSecretFile)
 		d.checkCA(key+"ca_file", p.CAFile)
 	}
 	for i, m := range c.Machines {
@@ -67,12 +78,19 @@ func (d *document) checkFiles(c *Config, hooks Hooks) {
 		d.checkKeysFile(key+"jwks_file", m.JWKSFile, hooks)
 		d.checkCA(key+"ca_file", m.CAFile)
 	}
+	d.checkSignalFiles(c)
 	for i, s := range c.Services {
 		if u := s.UpstreamTLS; u != nil {
 			key := fmt.Sprintf("services[%d].upstream_tls", i)
 			d.checkCA(key+".ca", u.CA)
 			d.checkPair(key, u.Certificate, u.Key)
 		}
+	}
+}
+
+func (d *document) checkSecret(key, path string) {
+	if b := d.readFile(key, path, true); b != nil && len(bytes.TrimSpace(b)) == 0 {
+		d.wrong(key, path+" is empty", "put the client secret into it")
 	}
 }
 

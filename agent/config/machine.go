@@ -92,7 +92,11 @@ func (d *document) checkMachineRules(key string, m *Machine) {
 	if m.MaxAge > maxTokenAge {
 		d.wrong(key+".max_age", fmt.Sprintf("%s is too long", m.MaxAge), fmt.Sprintf("at most %s", maxTokenAge))
 	}
-	for i, alg := range m.Algorithms {
+	d.checkAlgorithms(key, m.Algorithms)
+}
+
+func (d *document) checkAlgorithms(key string, algorithms []string) {
+	for i, alg := range algorithms {
 		if !signature.MatchString(alg) {
 			d.wrong(fmt.Sprintf("%s.algorithms[%d]", key, i), fmt.Sprintf("%q is no signature", alg), "for example RS256, ES256 or EdDSA")
 		}

@@ -25,6 +25,7 @@ func (d *document) validate(c *Config, hooks Hooks) {
 	d.checkCluster(c)
 	d.checkProviders(c.Providers)
 	d.checkMachines(c, hooks)
+	d.checkSignals(c)
 	for i := range c.Services {
 		d.checkService(fmt.Sprintf("services[%d]", i), &c.Services[i], c, hooks)
 	}

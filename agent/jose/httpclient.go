@@ -21,10 +21,10 @@ const (
 	maxHead = 64 << 10
 )
 
-var (
-	errTooBig   = errors.New("the provider's answer is too big")
-	errRedirect = errors.New("the provider answered with a redirect where none belongs")
-)
+// ErrTooBig is returned, by whoever reads an answer, where it is beyond the limit of the client.
+var ErrTooBig = errors.New("the provider's answer is too big")
+
+var errRedirect = errors.New("the provider answered with a redirect where none belongs")
 
 // NewHTTPClient returns the client for all requests to a provider: bounded in time and size, without
 // redirects. Its certificate is checked against roots, or the system's if that is nil.
@@ -66,7 +66,7 @@ func (t limitBody) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if resp.ContentLength > maxBody {
 		_ = resp.Body.Close() // it is refused anyway
-		return nil, errTooBig
+		return nil, ErrTooBig
 	}
 	resp.Body = &limitedBody{resp.Body, maxBody}
 	return resp, nil
@@ -84,7 +84,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	if n > b.left {
-		return 0, errTooBig
+		return 0, ErrTooBig
 	}
 	b.left -= n
 	return n, err

@@ -64,8 +64,14 @@ func NewKeySet(url string, client *http.Client, now func() time.Time) *KeySet {
 // NewIssuerKeySet returns the keys that an issuer names in its discovery document (OpenID Connect Discovery
 // 1.0, section 4), which is read again whenever they are fetched.
 func NewIssuerKeySet(issuer string, client *http.Client, now func() time.Time) *KeySet {
-	s := NewKeySet(issuer, client, now)
-	s.locate = func(ctx context.Context) (string, error) { return discoverKeys(ctx, client, issuer) }
+	return NewLocatedKeySet(issuer, func(ctx context.Context) (string, error) { return discoverKeys(ctx, client, issuer) }, client, now)
+}
+
+// NewLocatedKeySet returns the keys at the URL that locate finds, which is asked whenever they are fetched: for issuers
+// that say where their keys are in another document than OpenID Connect's. The name is for errors.
+func NewLocatedKeySet(name string, locate func(context.Context) (string, error), client *http.Client, now func() time.Time) *KeySet {
+	s := NewKeySet(name, client, now)
+	s.locate = locate
 	return s
 }
 

@@ -14,6 +14,12 @@ import (
 // MaxToken bounds the text of a token, in bytes.
 const MaxToken = 64 << 10
 
+// Errors of Verifier.Verify that tell whose token it is not.
+var (
+	ErrIssuer   = errors.New("claim iss")
+	ErrAudience = errors.New("claim aud")
+)
+
 // Verifier checks what tokens of every kind have in common. It is immutable and safe for concurrent use.
 type Verifier struct {
 	Keys     *KeySet
@@ -67,7 +73,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 func (v *Verifier) checkIssuer(c Claims) error {
 	iss, err := c.Text("iss")
 	if err == nil && iss != v.Issuer {
-		err = fmt.Errorf("claim iss is %q, want %q", Printable(iss), v.Issuer)
+		err = fmt.Errorf("%w is %q, want %q", ErrIssuer, Printable(iss), v.Issuer)
 	}
 	return err
 }
@@ -78,11 +84,11 @@ func (v *Verifier) checkAudience(c Claims) error {
 		return err
 	}
 	if !slices.Contains(audiences, v.Audience) {
-		return fmt.Errorf("claim aud does not name %q", v.Audience)
+		return fmt.Errorf("%w does not name %q", ErrAudience, v.Audience)
 	}
 	for _, aud := range audiences {
 		if aud != v.Audience && !slices.Contains(v.TrustedAudiences, aud) {
-			return fmt.Errorf("claim aud names %q, which is not a trusted audience", Printable(aud))
+			return fmt.Errorf("%w names %q, which is not a trusted audience", ErrAudience, Printable(aud))
 		}
 	}
 	return nil

@@ -3,8 +3,10 @@
 package jose
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -187,4 +189,45 @@ func FuzzVerify(f *testing.F) {
 			t.Fatalf("%q was accepted", token)
 		}
 	})
+}
+
+// Who answers a token tells its issuer which of these is wrong.
+func TestVerifyErrorKinds(t *testing.T) {
+	key, stranger := jwt.NewKey(t, "k"), jwt.NewKey(t, "k")
+	v := verifier(t, key)
+	for name, tc := range map[string]struct {
+		key    *jwt.Key
+		claims object
+		want   error
+	}{
+		"signature":        {stranger, object{"iss": "https://idp.example", "aud": "us"}, ErrSignature},
+		"issuer":           {key, object{"iss": "https://other.example", "aud": "us"}, ErrIssuer},
+		"audience":         {key, object{"iss": "https://idp.example", "aud": "them"}, ErrAudience},
+		"further audience": {key, object{"iss": "https://idp.example", "aud": []string{"us", "them"}}, ErrAudience},
+	} {
+		_, err := v.Verify(t.Context(), tc.key.Sign(t, object{"alg": "RS256", "kid": "k"}, mustJSON(t, tc.claims)))
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want it to be %v", name, err, tc.want)
+		}
+	}
+}
+
+func TestLocatedKeys(t *testing.T) {
+	key := jwt.NewKey(t, "k")
+	before, after := httptest.NewServer(jwt.Serve(jwt.NewKey(t, "other"))), httptest.NewServer(jwt.Serve(key))
+	defer before.Close()
+	defer after.Close()
+	asked := 0
+	locate := func(context.Context) (string, error) {
+		asked++
+		return []string{before.URL, after.URL}[asked-1], nil
+	}
+	set := NewLocatedKeySet("issuer", locate, NewHTTPClient(nil), time.Now)
+	token := key.Sign(t, object{"alg": "RS256"}, `{}`)
+	if _, err := set.VerifySignature(t.Context(), token); !errors.Is(err, ErrSignature) || asked != 1 {
+		t.Errorf("located %d times: %v", asked, err)
+	}
+	if _, err := set.VerifySignature(t.Context(), token); err != nil || asked != 2 {
+		t.Errorf("after the keys have changed, located %d times: %v", asked, err)
+	}
 }

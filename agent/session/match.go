@@ -2,14 +2,17 @@
 
 package session
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // Match names the sessions that somebody outside speaks of. What is set must all match. The zero Match matches nothing.
 type Match struct {
 	Issuer  string
 	Subject string
 	SID     string // with Issuer: the provider's own session
-	Email   string // of whoever the issuer says that it belongs to; any issuer if that is empty
+	Email   string // of whoever the issuer says that it belongs to, in any case; any issuer if that is empty
 	ID      ID     // one session, by the name that it has here
 }
 
@@ -27,5 +30,5 @@ func (m Match) Check() error {
 // Matches reports whether a session is meant.
 func (m Match) Matches(s *Session) bool {
 	return m.Check() == nil && (m.Issuer == "" || s.Identity.Issuer == m.Issuer) && (m.Subject == "" || s.Identity.Subject == m.Subject) &&
-		(m.SID == "" || s.SID == m.SID) && (m.Email == "" || s.Identity.Email == m.Email) && (m.ID.IsZero() || s.ID == m.ID)
+		(m.SID == "" || s.SID == m.SID) && (m.Email == "" || strings.EqualFold(s.Identity.Email, m.Email)) && (m.ID.IsZero() || s.ID == m.ID)
 }

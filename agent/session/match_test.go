@@ -16,7 +16,7 @@ func TestMatch(t *testing.T) {
 		{Match{Subject: "s"}, true}, {Match{Issuer: "i", Subject: "s"}, true}, {Match{Issuer: "x", Subject: "s"}, false},
 		{Match{Issuer: "i", SID: "sid"}, true}, {Match{Issuer: "x", SID: "sid"}, false}, {Match{Issuer: "i", SID: "x"}, false},
 		{Match{Issuer: "i", Subject: "x", SID: "sid"}, false},
-		{Match{Email: "e"}, true}, {Match{Email: "x"}, false}, {Match{Issuer: "x", Email: "e"}, false},
+		{Match{Email: "e"}, true}, {Match{Email: "E"}, true}, {Match{Email: "x"}, false}, {Match{Issuer: "x", Email: "e"}, false},
 		{Match{ID: ID{1}}, true}, {Match{ID: ID{2}}, false},
 	} {
 		if got := tc.match.Matches(s); got != tc.want {

@@ -38,6 +38,7 @@ var ours = map[string][]string{
 	"agent/enforcer":   {"agent/session", "bpf"},
 	"agent/control":    {"agent/session", "agent/api"},
 	"agent/identity":   {"agent/session", "agent/api", "agent/jose"},
+	"agent/signals":    {"agent/session", "agent/api", "agent/jose"},
 	"agent/jose":       {},
 	"agent/demoidp":    {},
 	"agent/store":      {"agent/session"},
@@ -46,7 +47,7 @@ var ours = map[string][]string{
 	"client":           {"agent/session", "agent/api"},
 	"agent": {
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
-		"agent/control", "agent/identity", "agent/jose", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
+		"agent/control", "agent/identity", "agent/jose", "agent/signals", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
 	},
 	"lab": {},
 	"demo": {
