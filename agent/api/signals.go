@@ -25,8 +25,8 @@ type KillSignal struct {
 	Reason  string     `json:"reason,omitempty"` // shown to users and kept in the audit log
 }
 
-// KillSignaled says how many sessions have ended on the node that was asked; none that matches lives on any other
-// when this is told.
+// KillSignaled says how many sessions have ended on the node that was asked. That is durable there, and the other nodes of
+// the cluster have been told.
 type KillSignaled struct {
 	Ended int `json:"ended"`
 }

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/curfew-proxy/curfew/test/harness"
+	"github.com/curfew-proxy/curfew/test/jwt"
+	"github.com/curfew-proxy/curfew/test/peers"
+)
+
+// What others tell the agent about users ends their streams, and nobody else's: a plain request, a directory that
+// deactivates somebody, and a security event. None does so for who cannot prove who they are.
+func TestSignals(t *testing.T) {
+	dir, key := t.TempDir(), jwt.NewKey(t, "k")
+	token := strings.Repeat("t0ken-", 8)
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys := httptest.NewServer(jwt.Serve(key))
+	t.Cleanup(keys.Close)
+	e := startEcho(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
+	r := &rig{echo: e, addr: addr, Agent: harness.Start(t, harness.Config{
+		Services: service("echo", addr, e.addr, ""),
+		Extra: fmt.Sprintf(`machines: [{name: ci, issuer: 'https://idp.example', audience: gateway, subjects: ['*'], jwks_uri: '%[2]s'}]
+webhooks: [{name: siem, token_file: %[1]s/token}]
+scim: [{name: directory, issuer: 'https://idp.example', token_file: %[1]s/token, user_name: subject}]
+signals: [{name: idp, issuer: 'https://idp.example', audience: curfew, jwks_uri: '%[2]s', token_file: %[1]s/token}]
+`, dir, keys.URL),
+	})}
+	set := func(subject string) string {
+		claims, err := json.Marshal(map[string]any{"iss": "https://idp.example", "aud": "curfew", "iat": time.Now().Unix(), "jti": subject,
+			"sub_id": map[string]any{"format": "iss_sub", "iss": "https://idp.example", "sub": subject},
+			"events": map[string]any{"https://schemas.openid.net/secevent/caep/event-type/session-revoked": map[string]any{}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key.Sign(t, map[string]any{"alg": "RS256", "kid": "k", "typ": "secevent+jwt"}, string(claims))
+	}
+	for _, tc := range []struct {
+		user, method, path, kind, body string
+		want                           int
+	}{
+		{"ann", "POST", "/v1/kill", "application/json", `{"subject":"ann","reason":"laptop stolen"}`, http.StatusOK},
+		{"ben", "PATCH", "/scim/v2/directory/Users/", "application/scim+json",
+			`{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[{"op":"replace","path":"active","value":false}]}`, http.StatusOK},
+		{"cleo", "POST", "/v1/signals/idp", "application/secevent+jwt", set("cleo"), http.StatusAccepted},
+	} {
+		t.Run(tc.path, func(t *testing.T) {
+			theirs, others := machine(t, r, key, tc.user), machine(t, r, key, tc.user+"-other")
+			cut, stays := mustConnect(t, addr, theirs), mustConnect(t, addr, others)
+			path := tc.path
+			if tc.method == "PATCH" {
+				path += scimID(t, r, tc.path, tc.user, token)
+			}
+			if code, body := tell(t, r, tc.method, path, tc.kind, tc.body, "another"+token); code != http.StatusUnauthorized && code != http.StatusBadRequest {
+				t.Errorf("with a wrong token: %d %s", code, body)
+			}
+			if err := roundTrip(cut); err != nil {
+				t.Fatalf("whoever cannot prove who they are has ended it: %v", err)
+			}
+			if code, body := tell(t, r, tc.method, path, tc.kind, tc.body, token); code != tc.want {
+				t.Fatalf("%d %s", code, body)
+			}
+			mustEnd(t, cut)
+			mustRefuse(t, addr, theirs)
+			if err := roundTrip(stays); err != nil {
+				t.Errorf("somebody else's: %v", err)
+			}
+		})
+	}
+}
+
+// machine signs in with a token of its platform, by the program.
+func machine(t *testing.T, r *rig, key *jwt.Key, subject string) harness.Credentials {
+	t.Helper()
+	home, now := t.TempDir(), time.Now().Unix()
+	claims, err := json.Marshal(map[string]any{"iss": "https://idp.example", "aud": "gateway", "sub": subject, "iat": now, "exp": now + 3600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(home, "token")
+	if err := os.WriteFile(file, []byte(key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, string(claims))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "login", "--accept-new", "--token-file", file, r.Gateway)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+home, "CURFEW_AGENT=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("login: %v\n%s", err, out)
+	}
+	dirs, err := filepath.Glob(filepath.Join(home, "curfew", "*", "cert.pem"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("certificates: %v, %v", dirs, err)
+	}
+	dir := filepath.Dir(dirs[0])
+	return harness.Credentials{Cert: dirs[0], Key: filepath.Join(dir, "key.pem"), CA: filepath.Join(dir, "ca.pem")}
+}
+
+// scimID is what the agent calls a user, as a directory finds out.
+func scimID(t *testing.T, r *rig, path, user, token string) string {
+	t.Helper()
+	code, body := tell(t, r, "GET", path[:len(path)-1]+"?filter=userName%20eq%20%22"+user+"%22", "", "", token)
+	var list struct{ Resources []struct{ ID string } }
+	if err := json.Unmarshal([]byte(body), &list); err != nil || code != http.StatusOK || len(list.Resources) != 1 {
+		t.Fatalf("find %s: %d %s", user, code, body)
+	}
+	return list.Resources[0].ID
+}
+
+func tell(t *testing.T, r *rig, method, path, kind, body, token string) (code int, answer string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+r.Gateway+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", kind)
+	req.Header.Set("Authorization", "Bearer "+token)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}} // self-made
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
