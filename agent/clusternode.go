@@ -11,9 +11,11 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +49,8 @@ type clusterNode struct {
 	strict  *strict
 
 	seen map[string]gossip.State // of members; membersChanged only
+
+	signIn atomic.Pointer[http.Handler] // what serves sign-ins here; nil until it does
 }
 
 // origin names the clock of this host for other nodes.
@@ -134,7 +138,7 @@ func (n *clusterNode) setUpEngine(alone bool, log *slog.Logger) (err error) {
 	n.engine, err = cluster.New(cluster.Config{
 		Clock: n.p.clock, Timebase: n.time, Table: n.p.table, Network: n.members, Membership: membership{n.members},
 		Peers: others, Alone: alone || len(others) == 0,
-		Outcome: n.outcome, Resolve: n.resolve, Documents: n.documents, Document: n.document,
+		Outcome: n.outcome, Resolve: n.resolve, Answer: n.serveForwarded, Documents: n.documents, Document: n.document,
 		OnSkew: n.skewed, OnMajority: n.majority, OnReady: func() { n.p.log.Info("sessions compared with another node: serving") },
 		Count: func(name string, by int) { n.p.metrics.Cluster("engine", name, by) }, Log: log,
 	})

@@ -63,7 +63,7 @@ func (p *proxyProcess) setUpSignIn() error {
 	}
 	p.revalidator = &identity.Revalidator{Providers: p.providers, Vault: p.vault, Sessions: p.signIns(), Validator: p.signIns(), Log: p.log, Count: p.metrics.Login}
 	p.logins = identity.NewLogins(identity.LoginsConfig{
-		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(),
+		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(), Mark: p.cluster.mark(),
 	})
 	p.machines, err = identity.NewMachines(identity.MachinesConfig{Machines: machines, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns()})
 	return err
@@ -155,7 +155,11 @@ func (p *proxyProcess) serveAPI(ctx context.Context) error {
 	handler := identity.NewHandler(identity.HandlerConfig{
 		Name: p.bundle.Load().Config.Name, Version: p.version, Logins: p.logins, Machines: p.machines, Services: p.signIns(), Ends: p.endings(), Clock: p.clock,
 	})
-	return p.serveHTTP(ctx, p.api, &http.Server{Handler: p.outsiders(handler), ConnState: p.api.connState})
+	if p.cluster != nil {
+		here := http.Handler(handler)
+		p.cluster.signIn.Store(&here)
+	}
+	return p.serveHTTP(ctx, p.api, &http.Server{Handler: p.outsiders(p.cluster.forward(handler)), ConnState: p.api.connState})
 }
 
 func (p *proxyProcess) serveControl(ctx context.Context) error {

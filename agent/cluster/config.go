@@ -83,6 +83,8 @@ type Config struct {
 	// Resolve names the sessions that match the request of another node; the list is the engine's from then on.
 	// It may take its time, and is called once for each 65,536 sessions. Optional.
 	Resolve func(ctx context.Context, request []byte) ([]session.ID, error)
+	// Answer answers what another node asks this one with Engine.Ask. It may take its time. Optional.
+	Answer func(ctx context.Context, from string, request []byte) ([]byte, error)
 	// Documents returns all that others should have, each at most 60 KiB; Document takes one over, and
 	// may take its time. It must expect those that it has, and forged ones. Optional, both.
 	Documents func() []Document

@@ -57,6 +57,8 @@ func (e *Engine) serve(ctx context.Context, p *peer, kind messageKind, body []by
 		return e.serveFind(body)
 	case kindResolve:
 		return e.serveResolve(ctx, body)
+	case kindAsk:
+		return e.serveAsk(ctx, p, body)
 	}
 	e.cfg.Count(CountUnknown, 1)
 	return nil, fmt.Errorf("kind %d: %w", kind, errUnknown)

@@ -36,6 +36,8 @@ const (
 	kindFindReply      messageKind = 25
 	kindResolve        messageKind = 26
 	kindResolveReply   messageKind = 27
+	kindAsk            messageKind = 28
+	kindAskReply       messageKind = 29
 )
 
 // Limits of what is read from others. What is written keeps to them.

@@ -64,6 +64,8 @@ type LoginsConfig struct {
 	Vault     *Vault
 	Log       *slog.Logger
 	Count     func(event string)
+	// Mark begins what this node gives to browsers and clients, for others to tell whose it is: see MarkOf. May be empty.
+	Mark string
 }
 
 // Logins runs the browser sign-ins. It is safe for concurrent use.
@@ -122,7 +124,7 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest,
 		return api.LoginStarted{}, err
 	}
 	p.await(discoverPatience)
-	start, s := newSecret(), newSecrets()
+	start, s := marked(l.cfg.Mark), newSecrets(l.cfg.Mark)
 	if _, err := p.authURL(s, d); err != nil {
 		return api.LoginStarted{}, unavailable(p)
 	}
@@ -266,7 +268,7 @@ func (l *Logins) claim(cb callback) (*login, error) {
 }
 
 func (l *Logins) issue(lg *login, signIn SignIn) (string, error) {
-	code := newSecret()
+	code := marked(l.cfg.Mark)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.pending.has(lg) { // expired or replaced meanwhile

@@ -36,7 +36,7 @@ func (l *Logins) Logout(ctx context.Context, key session.Key, atProvider bool) (
 		s.Ended = &end
 	}
 	if held && atProvider {
-		out.Provider = l.signOuts.begin(g.provider, g.tokens.IDToken)
+		out.Provider = l.signOuts.begin(g.provider, g.tokens.IDToken, l.cfg.Mark)
 	}
 	out.Revoked = !held || l.cfg.Vault.revokeNow(ctx, g) == nil // the vault logs why not
 	return s, out, nil

@@ -21,8 +21,8 @@ type secrets struct {
 	verifier string // PKCE (RFC 7636)
 }
 
-func newSecrets() secrets {
-	return secrets{state: newSecret(), nonce: newSecret(), verifier: oauth2.GenerateVerifier()}
+func newSecrets(mark string) secrets {
+	return secrets{state: marked(mark), nonce: newSecret(), verifier: oauth2.GenerateVerifier()}
 }
 
 // newSecret returns 256 random bits in 43 characters that are safe in URLs.

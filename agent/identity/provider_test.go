@@ -84,7 +84,7 @@ func TestProviderAnswersAreBounded(t *testing.T) {
 		},
 	} {
 		h.token = answer
-		_, err := p.exchange(t.Context(), "code", "", newSecrets())
+		_, err := p.exchange(t.Context(), "code", "", newSecrets(""))
 		if err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -115,7 +115,7 @@ func TestClientAuthentication(t *testing.T) {
 			}
 			w.WriteHeader(http.StatusUnauthorized)
 		}
-		if _, err := p.exchange(t.Context(), "code", "", newSecrets()); err == nil || requests != 1 {
+		if _, err := p.exchange(t.Context(), "code", "", newSecrets("")); err == nil || requests != 1 {
 			t.Errorf("%+v: %v after %d requests; want one try, as it may use up the code", tc, err, requests)
 		}
 	}

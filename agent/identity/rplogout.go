@@ -33,18 +33,19 @@ type signOuts struct {
 type signOut struct {
 	provider *Provider
 	idToken  []byte // wiped when it was used
+	mark     string
 	token    digest
 	state    digest
 	expires  time.Time
 }
 
 // begin returns where the user's browser has to go, on the agent; empty if the provider has no page for it.
-func (s *signOuts) begin(p *Provider, idToken []byte) string {
+func (s *signOuts) begin(p *Provider, idToken []byte, mark string) string {
 	m := p.meta.Load()
 	if m == nil || m.endSession == "" || len(idToken) == 0 {
 		return ""
 	}
-	token := newSecret()
+	token := marked(mark)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweepLocked()
@@ -54,7 +55,7 @@ func (s *signOuts) begin(p *Provider, idToken []byte) string {
 	if s.byToken == nil {
 		s.byToken, s.byState = map[digest]*signOut{}, map[digest]*signOut{}
 	}
-	out := &signOut{provider: p, idToken: append([]byte(nil), idToken...), token: digestOf(token), expires: time.Now().Add(signOutLifetime)}
+	out := &signOut{provider: p, idToken: append([]byte(nil), idToken...), mark: mark, token: digestOf(token), expires: time.Now().Add(signOutLifetime)}
 	s.byToken[out.token] = out
 	return p.page(pathLogout + token)
 }
@@ -98,7 +99,7 @@ func (s *signOuts) redirect(token string) (string, bool) {
 	q.Set("id_token_hint", string(out.idToken))
 	q.Set("client_id", out.provider.cfg.ClientID)
 	if out.provider.cfg.PostLogoutRedirect {
-		state := newSecret()
+		state := marked(out.mark)
 		out.state = digestOf(state)
 		s.byState[out.state] = out
 		q.Set("post_logout_redirect_uri", out.provider.page(pathSignedOut+out.provider.Name()))

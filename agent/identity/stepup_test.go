@@ -32,7 +32,7 @@ func TestDemandAsksTheProvider(t *testing.T) {
 		{"amr is not", session.Requirement{AMR: []string{"otp"}}, "", "", "login"},
 		{"all", session.Requirement{ACR: []string{"mfa"}, AMR: []string{"otp"}, MaxAge: time.Minute}, "mfa", "60", "login"},
 	} {
-		to, err := p.authURL(newSecrets(), demandOf("db", tc.require, old, now))
+		to, err := p.authURL(newSecrets(""), demandOf("db", tc.require, old, now))
 		u, parseErr := url.Parse(to)
 		if err != nil || parseErr != nil {
 			t.Fatal(err, parseErr)

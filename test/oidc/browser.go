@@ -27,9 +27,13 @@ type Browser struct {
 	// User is the name to sign in with; empty means that the user declines.
 	User string
 	// Code is what the user enters, once, where a page asks for the code of a device.
-	Code   string
-	client *http.Client
+	Code    string
+	client  *http.Client
+	visited map[string]int
 }
+
+// Visited returns how many pages of a host:port the browser has asked for.
+func (b *Browser) Visited(host string) int { return b.visited[host] }
 
 // On has the browser make its connections on another host.
 func (b *Browser) On(dial func(address string) (net.Conn, error)) {
@@ -42,7 +46,7 @@ const maxSteps = 20
 // NewBrowser returns a browser without cookies. roots vouch for https pages.
 func NewBrowser(user string, roots *x509.CertPool) *Browser {
 	jar, _ := cookiejar.New(nil) // returns no error
-	return &Browser{User: user, client: &http.Client{
+	return &Browser{User: user, visited: map[string]int{}, client: &http.Client{
 		Jar:           jar,
 		Timeout:       30 * time.Second,
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true},
@@ -81,6 +85,7 @@ func (b *Browser) Walk(ctx context.Context, start string, stop func(*url.URL) bo
 }
 
 func (b *Browser) fetch(req *http.Request) (Page, error) {
+	b.visited[req.URL.Host]++
 	resp, err := b.client.Do(req)
 	if err != nil {
 		return Page{}, err

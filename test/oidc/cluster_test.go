@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,39 @@ func TestLogoutInACluster(t *testing.T) {
 		if _, err := ask(t, n, creds); err == nil {
 			t.Errorf("%s lets the user in again", n.Name)
 		}
+	}
+}
+
+// TestSignInThroughAnotherNode has the users of a cluster come to one address: the browser goes to another node than the
+// command did, and each answers what is about the other's sign-in.
+func TestSignInThroughAnotherNode(t *testing.T) {
+	port, secret := peers.FreePort(t), filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var second string // the address of the second node, at which the browsers arrive
+	c := harness.StartCluster(t, harness.ClusterConfig{Nodes: 2,
+		Extra:  fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s}\n", port, secret),
+		Before: func(host *lab.Host, addr string) { echoOn(t, host, addr); second = addr + ":8443" }})
+	first := c.Nodes[0]
+	b, err := os.ReadFile(first.ConfigPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Stop(t)
+	moved := strings.Replace(string(b), "url: https://"+first.Gateway, "url: https://"+second, 1)
+	if err := os.WriteFile(first.ConfigPath(), []byte(moved), 0o600); err != nil || moved == string(b) {
+		t.Fatal("the address is not in the configuration", err)
+	}
+	first.Args = nil
+	first.Run(t)
+	c.WaitWhole(t, c.Nodes...)
+	oidc.Start(t, oidc.Options{Port: port, On: first.Host.Do, Users: map[string]oidc.Claims{"alice": {"name": "Alice"}},
+		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", "https://"+second+"/callback/corp")}})
+	alice := &user{agent: first.Agent, host: first.Host, home: t.TempDir(), name: "alice"}
+	alice.mustLogin(t)
+	if alice.browser.Visited(second) == 0 || alice.browser.Visited(first.Gateway) != 0 {
+		t.Errorf("the browser was at the second node %d times, at the first %d times", alice.browser.Visited(second), alice.browser.Visited(first.Gateway))
 	}
 }
 
