@@ -19,7 +19,7 @@ import (
 
 // What follows is named for the modules of the OpenID conformance suite's plans for relying parties, and asks of us what they
 // ask, of a client that uses the code flow and client_secret_basic: the provider misbehaves as in the module. Plans: basic,
-// config, dynamic, refreshtoken, test (which is no certification), logout. Of the modules that are not in this file,
+// config, dynamic, refreshtoken, test (which is no certification), logout. Of the modules that are not in these files,
 //
 //	elsewhere   rp-backchannel-rpinitlogout*: TestLogoutTokens. rp-init-logout*: test/oidc, TestSignOutAtTheProvider.
 //	            rp-frontchannel-*: TestFrontChannelLogout.
