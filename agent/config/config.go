@@ -19,8 +19,8 @@ type Config struct {
 	// URL is how browsers and clients reach the gateway. Default: https, Name, the first port of Listen.
 	URL string `yaml:"url" required:"true"`
 	TLS TLS    `yaml:"tls"`
-	// State is the directory of what must survive a restart, Run of what must not; User is who
-	// the proxy process runs as.
+	// State is the directory of what must survive a restart, Run of what must not, and is root's; User is
+	// who the proxy process runs as. Run is not in State: that is User's, and is backed up.
 	State         string `yaml:"state" required:"true"`
 	Run           string `yaml:"run" required:"true"`
 	User          string `yaml:"user" required:"true"`

@@ -5,6 +5,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -130,6 +131,13 @@ func (d *document) checkNode(c *Config) {
 			d.wrong(key, fmt.Sprintf("%q is not an absolute path", path), "let it begin with /")
 		}
 	}
+	for _, key := range []struct{ name, path string }{{"run", c.Run}, {"control_socket", c.ControlSocket}} {
+		if within(c.State, key.path) {
+			d.wrong(key.name, fmt.Sprintf("%q is in the state directory, which belongs to the proxy's user, and is what backups copy", key.path),
+				"keep it apart: in /run, for example")
+			break // the socket is in run
+		}
+	}
 	if len(c.ControlSocket) > maxSocketPath {
 		d.wrong("control_socket", fmt.Sprintf("the path has %d bytes", len(c.ControlSocket)), fmt.Sprintf("sockets take at most %d", maxSocketPath))
 	}
@@ -140,6 +148,12 @@ func (d *document) checkNode(c *Config) {
 		d.wrong("metrics", fmt.Sprintf("%s can be reached from other hosts", c.Metrics.Addr()),
 			"use 127.0.0.1, or say metrics_public: true")
 	}
+}
+
+// within reports whether path is dir, or in it.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 func (d *document) checkProviders(ps []Provider) {
