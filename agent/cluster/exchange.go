@@ -53,10 +53,7 @@ func (p *peer) lastProbe() session.Instant {
 // probeBurst begins an exchange with a peer that is new, or of which the clock is not known, and returns when
 // the next is due; zero: when it has its turn.
 func (e *Engine) probeBurst(p *peer, now session.Instant) session.Instant {
-	origin, known := p.origin()
-	if known {
-		_, _, known = e.cfg.Timebase.Offset(origin)
-	}
+	known := e.knowsClockOf(p)
 	p.mu.Lock()
 	every := burstEvery
 	if p.burst <= 0 {
@@ -76,6 +73,24 @@ func (e *Engine) probeBurst(p *peer, now session.Instant) session.Instant {
 	}
 	e.probe(p, now)
 	return now.Add(burstEvery)
+}
+
+// knowsClockOf reports whether the clock of a peer has been compared with ours. It is asked of all peers many times a
+// second; what was known once is known until the peer's turn comes again at least.
+func (e *Engine) knowsClockOf(p *peer) bool {
+	origin, introduced := p.origin()
+	p.mu.Lock()
+	known := introduced && p.compared == origin.Boot
+	p.mu.Unlock()
+	if known || !introduced {
+		return known
+	}
+	if _, _, known = e.cfg.Timebase.Offset(origin); known {
+		p.mu.Lock()
+		p.compared = origin.Boot
+		p.mu.Unlock()
+	}
+	return known
 }
 
 // askClock makes the next exchange with a peer due soon; nil: nobody to ask.

@@ -26,12 +26,13 @@ type peer struct {
 	heard       session.Instant // when it last answered a clock exchange
 
 	// Its clock: see exchange.go.
-	asked  [8]session.Instant // when exchanges were begun that have no answer yet
-	probed session.Instant    // when the last was begun
-	burst  int                // exchanges that are to follow each other quickly
-	trip   time.Duration
-	skew   time.Duration // of its wall clock to ours
-	skewed bool
+	asked    [8]session.Instant // when exchanges were begun that have no answer yet
+	compared uint64             // the boot of which the clock is known to have been compared with ours
+	probed   session.Instant    // when the last was begun
+	burst    int                // exchanges that are to follow each other quickly
+	trip     time.Duration
+	skew     time.Duration // of its wall clock to ours
+	skewed   bool
 
 	received window // what of it was received
 
