@@ -36,6 +36,7 @@ type receiver struct {
 	sessions Sessions
 	log      *slog.Logger
 	count    func(string)
+	quiet    time.Duration // pollQuiet, but in tests
 }
 
 func newReceiver(cfg Transmitter, c *Config) (*receiver, error) {
@@ -48,7 +49,7 @@ func newReceiver(cfg Transmitter, c *Config) (*receiver, error) {
 	}
 	cfg = cfg.withDefaults()
 	r := &receiver{cfg: cfg, tokens: secretsOf(cfg.Tokens), client: jose.NewHTTPClient(roots), subjects: subjectsOf(&cfg), sessions: c.Sessions,
-		seen: newReplays(cfg.MaxAge+2*jose.Leeway, c.Now), checks: newVerifications(&cfg), log: c.Log.With("transmitter", cfg.Name), count: c.Count}
+		seen: newReplays(cfg.MaxAge+2*jose.Leeway, c.Now), checks: newVerifications(&cfg), log: c.Log.With("transmitter", cfg.Name), count: c.Count, quiet: pollQuiet}
 	r.access = newAccessTokens(cfg.Access, r.client, c.Now)
 	r.reader = newSetReader(&cfg, keysOf(&cfg, r.locateKeys, r.client, c.Now), c.Now)
 	return r, nil
