@@ -32,6 +32,7 @@ func newSuite(t *testing.T, method string) *suite {
 	m := g.manager()
 	handler, streams := g.managed()
 	m.push = handler
+	handler.receivers["corp"].quiet = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = handler.Run(ctx) }()

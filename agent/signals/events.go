@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -174,10 +175,10 @@ func userReason(payload jose.Claims) string {
 }
 
 // because is what the sessions' users are told.
-func (v *verdict) because(t *Transmitter) session.End {
+func (v *verdict) because(t *Transmitter, now time.Time) session.End {
 	message := v.name
 	if v.message != "" {
 		message = fmt.Sprintf("%s: %s", v.name, v.message)
 	}
-	return session.End{Reason: session.ReasonProvider, By: t.Issuer, Message: jose.Printable(message)}
+	return session.End{Reason: session.ReasonProvider, By: t.Issuer, Message: jose.Printable(message), At: now}
 }

@@ -205,7 +205,13 @@ func TestStreamEvents(t *testing.T) {
 			t.Errorf("%s: %v, want %q", tc.name, err, tc.code)
 		}
 	}
-	if counted := g.counts.all(); counted != "event-refused:6 event-stream-updated:2 event-verification:2" {
+	claims := g.claims(typeVerification, opaque("s"), nil)
+	claims["events"] = object{typeVerification: object{}, revoked: object{"subject": alice()}}
+	var refused *refusal
+	if err := r.take(t.Context(), g.sign(claims), "test"); !errors.As(err, &refused) {
+		t.Errorf("an event that hides another: %v", err)
+	}
+	if counted := g.counts.all(); counted != "event-refused:7 event-stream-updated:2 event-verification:2" {
 		t.Errorf("counted %s", counted)
 	}
 	if did := g.sessions.taken(); len(did) > 0 {

@@ -46,7 +46,7 @@ func FuzzSET(f *testing.F) {
 			t.Fatalf("%q: order %v about %v", payload, v.order, v.whom)
 		}
 		checkMatches(t, v.whom)
-		if end := v.because(&cfg); len(end.Message) > jose.MaxText || !jose.IsPrintable(end.Message) {
+		if end := v.because(&cfg, now); len(end.Message) > jose.MaxText || !jose.IsPrintable(end.Message) {
 			t.Fatalf("%q: users are told %q", payload, end.Message)
 		}
 	})

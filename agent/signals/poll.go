@@ -33,7 +33,6 @@ const (
 type poller struct {
 	*receiver
 	client *http.Client  // patient: the transmitter holds its answers back
-	quiet  time.Duration // pollQuiet, but in tests
 	first  time.Duration // pollFirst, but in tests
 
 	events  int // to ask for; fewer after an answer that was too big
@@ -46,7 +45,7 @@ type poller struct {
 func newPoller(r *receiver) *poller {
 	patient := *r.client
 	patient.Timeout = pollHold
-	return &poller{receiver: r, client: &patient, quiet: pollQuiet, first: pollFirst, events: pollEvents}
+	return &poller{receiver: r, client: &patient, first: pollFirst, events: pollEvents}
 }
 
 // run polls until ctx is done. What has been done by then is acknowledged, so that it is not done again.

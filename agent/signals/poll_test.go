@@ -210,6 +210,16 @@ func TestPollTooMuchAtOnce(t *testing.T) {
 	eventually(t, "all are acknowledged", func() bool { acked, _ := o.told(); return len(acked) == 40 })
 }
 
+// Whoever wants to be left alone is, but not for ever.
+func TestPollRetryAfter(t *testing.T) {
+	p := newPoller(newRig(t).receiver())
+	for after, want := range map[time.Duration]time.Duration{0: 0, time.Minute: time.Minute, 24 * time.Hour: pollRespect} {
+		if wait := p.obstacle(&statusError{status: 429, after: after}); wait != want {
+			t.Errorf("Retry-After %s: %s, want %s", after, wait, want)
+		}
+	}
+}
+
 // What was acknowledged in a request that failed is acknowledged again.
 func TestPollKeepsAcknowledgements(t *testing.T) {
 	g := newRig(t)

@@ -3,6 +3,7 @@
 package signals
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -172,6 +173,28 @@ func TestPushAnswersAfterTheEnd(t *testing.T) {
 	close(release)
 	if w := <-answered; w.Code != http.StatusAccepted {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// Who hangs up after having said it has said it all the same.
+func TestHangUp(t *testing.T) {
+	g := newRig(t)
+	s := g.signals(withHooks, func(c *Config) {
+		c.Provisioners = []Provisioner{{Name: "hr", Tokens: []string{scimToken}, Issuer: provider}}
+	})
+	push(s, g.sign(g.claims(typeVerification, nil, object{}))) // has the keys fetched
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tc := range []struct{ path, token, contentType, body string }{
+		{"/v1/signals/corp", pushToken, "application/secevent+jwt", g.sign(g.claims(revoked, alice(), nil))},
+		{"/v1/kill", anyToken, "application/json", `{"subject":"alice"}`},
+		{"/scim/v2/hr/Users", scimToken, "application/scim+json", `{"userName":"a@x.example","active":false}`},
+	} {
+		hungUp := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r.WithContext(gone)) })
+		w := ask(hungUp, "POST", tc.path, tc.body, "Authorization", "Bearer "+tc.token, "Content-Type", tc.contentType)
+		if did := g.sessions.taken(); len(did) != 1 {
+			t.Errorf("%s: %d %s, did %q", tc.path, w.Code, w.Body, did)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ type receiver struct {
 	sessions Sessions
 	log      *slog.Logger
 	count    func(string)
+	quiet    time.Duration // pollQuiet, but in tests
 }
 
 func newReceiver(cfg Transmitter, c *Config) (*receiver, error) {
@@ -48,7 +49,7 @@ func newReceiver(cfg Transmitter, c *Config) (*receiver, error) {
 	}
 	cfg = cfg.withDefaults()
 	r := &receiver{cfg: cfg, tokens: secretsOf(cfg.Tokens), client: jose.NewHTTPClient(roots), subjects: subjectsOf(&cfg), sessions: c.Sessions,
-		seen: newReplays(cfg.MaxAge+2*jose.Leeway, c.Now), checks: newVerifications(&cfg), log: c.Log.With("transmitter", cfg.Name), count: c.Count}
+		seen: newReplays(cfg.MaxAge+2*jose.Leeway, c.Now), checks: newVerifications(&cfg), log: c.Log.With("transmitter", cfg.Name), count: c.Count, quiet: pollQuiet}
 	r.access = newAccessTokens(cfg.Access, r.client, c.Now)
 	r.reader = newSetReader(&cfg, keysOf(&cfg, r.locateKeys, r.client, c.Now), c.Now)
 	return r, nil
@@ -60,6 +61,10 @@ func (r *receiver) take(ctx context.Context, token, how string) error {
 	log := r.log.With("delivery", how, "issuer", r.cfg.Issuer)
 	s, err := r.reader.read(ctx, token)
 	if err != nil {
+		if c, malformed := jose.Unverified(token); malformed == nil {
+			jti, _ := c.Text("jti")
+			log = log.With("jti", jose.Printable(jti)) // says it
+		}
 		return r.failed(log, err)
 	}
 	log = log.With("jti", s.jti, "event", s.names())
@@ -101,16 +106,23 @@ func (r *receiver) failed(log *slog.Logger, err error) error {
 
 // act does what a SET says that was not seen before.
 func (r *receiver) act(ctx context.Context, log *slog.Logger, s *set) error {
-	if payload := s.events[typeVerification]; payload != nil {
-		if err := r.checks.arrive(s.subject, payload); err != nil {
-			return r.failed(log, err)
-		}
-		r.done(log, EventVerification)
-		return nil
+	verification, update := s.events[typeVerification], s.events[typeStreamUpdated]
+	switch {
+	case verification == nil && update == nil:
+		return r.actOnSubject(ctx, log, s)
+	case len(s.events) > 1: // or a user's event would pass unnoticed
+		return r.failed(log, refuse(codeRequest, "it is about a stream and about something else"))
+	case update != nil:
+		return r.streamUpdated(log, s, update)
 	}
-	if payload := s.events[typeStreamUpdated]; payload != nil {
-		return r.streamUpdated(log, s, payload)
+	if err := r.checks.arrive(s.subject, verification); err != nil {
+		return r.failed(log, err)
 	}
+	r.done(log, EventVerification)
+	return nil
+}
+
+func (r *receiver) actOnSubject(ctx context.Context, log *slog.Logger, s *set) error {
 	v, err := s.judge(&r.cfg, r.subjects, r.metadata.critical())
 	var nobody *notMeant
 	switch {
@@ -124,7 +136,7 @@ func (r *receiver) act(ctx context.Context, log *slog.Logger, s *set) error {
 		r.done(log, EventIgnored)
 		return nil
 	}
-	n, err := carryOut(ctx, r.sessions, v.order, v.whom, v.because(&r.cfg))
+	n, err := carryOut(ctx, r.sessions, v.order, v.whom, v.because(&r.cfg, r.reader.now()))
 	if err != nil {
 		return r.failed(log.With("sessions", n), fmt.Errorf("%w: %w", errNotDone, err))
 	}

@@ -31,7 +31,10 @@ type sessions struct {
 	before func() // called first, without the lock
 }
 
-func (s *sessions) End(_ context.Context, m session.Match, e session.End) (int, error) {
+func (s *sessions) End(ctx context.Context, m session.Match, e session.End) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	s.mu.Lock()
 	s.last = e
 	s.mu.Unlock()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/curfew-proxy/curfew/test/jwt"
 )
 
 // Changes of groups have the provider asked about those who are named, and nothing else.
@@ -98,6 +100,15 @@ func TestIdentifiers(t *testing.T) {
 	for _, names := range [][]string{{"a", "b"}, {"", ""}, {"a\"b", "\u00e9"}, {strings.Repeat("a", 512), "x"}} {
 		if got, ok := decodeID(encodeID(names...), 2); !ok || !slices.Equal(got, names) {
 			t.Errorf("%q: %q, %v", names, got, ok)
+		}
+	}
+}
+
+// A user has one identifier only, or what is done by one could not be found by another.
+func TestIdentifiersInOtherWriting(t *testing.T) {
+	for _, text := range []string{`["a", "b"]`, `["a","b"] `, `["\u0061","b"]`, `["a",null]`, `["a"]`, `["a","b","c"]`, `{}`, ``} {
+		if names, ok := decodeID(jwt.Encode([]byte(text)), 2); ok {
+			t.Errorf("%s: %q", text, names)
 		}
 	}
 }

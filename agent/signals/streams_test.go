@@ -179,6 +179,20 @@ func TestVerifyAtAnotherNode(t *testing.T) {
 	}
 }
 
+// The transmitter may answer one request twice.
+func TestVerifiedTwice(t *testing.T) {
+	g := newRig(t)
+	r := g.receiver()
+	state, arrived, done := r.checks.begin("s")
+	defer done()
+	for range 2 {
+		if err := r.take(t.Context(), g.sign(g.claims(typeVerification, opaque("s"), object{"state": state})), "test"); err != nil {
+			t.Error(err)
+		}
+	}
+	<-arrived
+}
+
 // A stream whose events would be refused is not kept.
 func TestStreamsOfNoUse(t *testing.T) {
 	g := newRig(t)

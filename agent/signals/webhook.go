@@ -85,7 +85,7 @@ func (s *Signals) kill(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), actPatience) // who asks may hang up
 	defer cancel()
-	n, err := s.cfg.Sessions.End(ctx, who, session.End{Reason: session.ReasonKilled, By: "webhook/" + h.cfg.Name, Message: reason})
+	n, err := s.cfg.Sessions.End(ctx, who, session.End{Reason: session.ReasonKilled, By: "webhook/" + h.cfg.Name, Message: reason, At: s.cfg.Now()})
 	log = log.With("issuer", who.Issuer, "subject", describe([]session.Match{who}), "sessions", n)
 	if !who.ID.IsZero() {
 		log = log.With("session", who.ID)

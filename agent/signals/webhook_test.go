@@ -82,7 +82,7 @@ func TestWebhook(t *testing.T) {
 func TestWebhookTellsWhoAndWhy(t *testing.T) {
 	g := newRig(t)
 	kill(g.signals(withHooks), anyToken, `{"subject":"alice","reason":"Your contract has ended."}`)
-	if want := (session.End{Reason: session.ReasonKilled, By: "webhook/any", Message: "Your contract has ended."}); g.sessions.last != want {
+	if want := (session.End{Reason: session.ReasonKilled, By: "webhook/any", Message: "Your contract has ended.", At: g.clock.now()}); g.sessions.last != want {
 		t.Errorf("%+v", g.sessions.last)
 	}
 }
