@@ -43,7 +43,7 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 		list, err := e.raise(w)
 		ended, errs = ended+len(list), append(errs, err)
 	}
-	if !who.ID.IsZero() {
+	if s, err := e.table.ByID(who.ID); err == nil && who.Matches(&s) {
 		_, err := e.table.End(who.ID, end) // other nodes are told
 		var over *session.EndedError
 		switch {

@@ -56,7 +56,10 @@ func TestEndings(t *testing.T) {
 			return session.Match{Issuer: "https://idp", Email: "alice@example.org"}
 		}, []string{"alice1", "alice2"}, true},
 		"one session": {func(made map[string]session.Session) session.Match { return session.Match{ID: made["bob"].ID} }, []string{"bob"}, true},
-		"nobody":      {func(map[string]session.Session) session.Match { return session.Match{Issuer: "https://idp", SID: "s9"} }, nil, true},
+		"one session, of another issuer": {func(made map[string]session.Session) session.Match {
+			return session.Match{ID: made["bob"].ID, Issuer: "https://other"}
+		}, nil, true},
+		"nobody": {func(map[string]session.Session) session.Match { return session.Match{Issuer: "https://idp", SID: "s9"} }, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, made := newEndings(t)
