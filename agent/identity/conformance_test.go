@@ -80,7 +80,7 @@ func (s *suite) sign(t *testing.T, nonce string, change func(claims, header map[
 // signIn goes the whole way as the suite does: it looks at the authorization request and at the token request, and answers.
 func (s *suite) signIn(t *testing.T, p *Provider) (SignIn, error) {
 	t.Helper()
-	mine := newSecrets()
+	mine := newSecrets("")
 	to, err := p.authURL(mine, nil)
 	if err != nil {
 		t.Fatal(err)

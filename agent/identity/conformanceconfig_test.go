@@ -19,7 +19,7 @@ func TestConformanceDiscovery(t *testing.T) {
 		usual := s.discovery
 		s.discovery = func(doc map[string]any) { usual(doc); doc["authorization_endpoint"] = "https://login.example/a?b=c" }
 		p := s.provider(t, nil)
-		if to, err := p.authURL(newSecrets(), nil); err != nil || !strings.HasPrefix(to, "https://login.example/a?b=c&") {
+		if to, err := p.authURL(newSecrets(""), nil); err != nil || !strings.HasPrefix(to, "https://login.example/a?b=c&") {
 			t.Errorf("authorization request to %q, %v", to, err)
 		}
 		in, err := s.signIn(t, p)
@@ -52,7 +52,7 @@ func TestConformanceDiscovery(t *testing.T) {
 			if err := p.discover(t.Context()); err == nil {
 				t.Error("the document of another issuer was accepted")
 			}
-			if to, err := p.authURL(newSecrets(), nil); !errors.Is(err, ErrNotReady) {
+			if to, err := p.authURL(newSecrets(""), nil); !errors.Is(err, ErrNotReady) {
 				t.Errorf("a sign-in began at %q, %v", to, err)
 			}
 		})

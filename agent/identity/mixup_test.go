@@ -41,7 +41,7 @@ func TestIssuerParameter(t *testing.T) {
 				usual(doc)
 				doc["authorization_response_iss_parameter_supported"] = tc.announced
 			}
-			p, mine, asked := s.provider(t, nil), newSecrets(), 0
+			p, mine, asked := s.provider(t, nil), newSecrets(""), 0
 			s.token = func(w http.ResponseWriter, _ *http.Request) { asked++; writeTokens(w, 1, s.sign(t, mine.nonce, nil)) }
 			in, err := p.exchange(t.Context(), "code", tc.iss, mine)
 			if tc.ok && (err != nil || in.Identity.Subject != "alice") || !tc.ok && (err == nil || asked != 0) {
