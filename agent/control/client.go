@@ -102,6 +102,11 @@ func (c *Client) ChangeCluster(ctx context.Context, req api.ClusterChange) (info
 	return info, c.post(ctx, "/v1/cluster", req, &info)
 }
 
+// Streams does something with the streams of a transmitter of security events, and returns those that it is about.
+func (c *Client) Streams(ctx context.Context, req api.StreamsRequest) (list []api.StreamInfo, err error) {
+	return list, c.post(ctx, "/v1/streams", req, &list)
+}
+
 // Events calls each with the events after sequence number since that the agent still holds and,
 // with follow, with all that come until ctx is done (then it returns nil). An error of each ends
 // it and is returned.

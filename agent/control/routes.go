@@ -26,6 +26,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/cluster", s.inCluster(s.nodes))
 	mux.HandleFunc("POST /v1/cluster", s.inCluster(s.changeCluster))
 	mux.HandleFunc("POST /v1/cluster/token", s.inCluster(s.token))
+	mux.HandleFunc("POST /v1/streams", s.streams)
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", s.cfg.Metrics)
 	}

@@ -23,7 +23,7 @@ const (
 	maxBody       = 1 << 20 // bytes
 )
 
-// Config is what a Server needs. All fields must be set but Cluster, Metrics and AllowUIDs.
+// Config is what a Server needs. All fields must be set but Cluster, Streams, Metrics and AllowUIDs.
 type Config struct {
 	View   View
 	Actor  Actor
@@ -31,6 +31,8 @@ type Config struct {
 	Events *Events
 	// Cluster is nil where the node is in none.
 	Cluster Cluster
+	// Streams is nil where no transmitter of security events is configured.
+	Streams Streams
 	// Metrics serves GET /metrics; nil means that there are none.
 	Metrics http.Handler
 	Log     *slog.Logger

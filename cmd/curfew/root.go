@@ -66,6 +66,7 @@ verified, 4 the session has ended.`,
 		a.newKillCmd(),
 		a.newNodesCmd(),
 		a.newClusterCmd(),
+		a.newStreamsCmd(),
 		a.newConfigCmd(),
 		a.newVersionCmd(),
 	)

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/control"
+	"github.com/curfew-proxy/curfew/agent/signals"
+)
+
+// streams implements control.Streams.
+type streams struct {
+	signals *signals.Signals
+	url     func() string // of the gateway
+}
+
+// verifyPatience is how long a verification event may be on its way.
+const verifyPatience = 30 * time.Second
+
+// streamStatus is what a transmitter calls what is asked for.
+var streamStatus = map[string]string{api.StreamsEnable: "enabled", api.StreamsPause: "paused", api.StreamsDisable: "disabled"}
+
+// Streams implements control.Streams.
+func (s *streams) Streams(ctx context.Context, req api.StreamsRequest) ([]api.StreamInfo, error) {
+	of, err := s.signals.Streams(req.Transmitter)
+	if err != nil {
+		return nil, &api.Error{Code: api.CodeNotFound, Message: err.Error(), Hint: "it is the name below signals: in the configuration"}
+	}
+	list, err := s.do(ctx, of, req)
+	if err == nil {
+		return list, nil
+	}
+	e := &api.Error{Code: api.CodeUnavailable, Message: err.Error(), Cause: err, Hint: "the transmitter says no, or does not answer: see its own log, and docs/signals.md"}
+	switch {
+	case errors.Is(err, signals.ErrNoEndpoint):
+		e.Hint = "set the stream up in the transmitter's console"
+	case errors.Is(err, signals.ErrPending):
+		e.Hint = "look again later: curfew streams list " + req.Transmitter
+	case req.Do == api.StreamsVerify:
+		e.Hint = "can the transmitter reach this agent, and does it believe its certificate? In a cluster another node may have got the event"
+	}
+	return nil, e
+}
+
+func (s *streams) do(ctx context.Context, of *signals.Streams, req api.StreamsRequest) ([]api.StreamInfo, error) {
+	switch req.Do {
+	case api.StreamsList:
+		return s.list(ctx, of)
+	case api.StreamsCreate:
+		q := signals.StreamRequest{Method: signals.MethodPush, Endpoint: strings.TrimSuffix(s.url(), "/") + api.PathSignals + req.Transmitter, Description: req.Description}
+		if req.Poll {
+			q.Method, q.Endpoint = signals.MethodPoll, ""
+		}
+		made, err := of.Create(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		return []api.StreamInfo{streamInfo(made)}, nil
+	case api.StreamsDelete:
+		return nil, of.Delete(ctx, req.Stream)
+	case api.StreamsVerify:
+		patience, cancel := context.WithTimeout(ctx, verifyPatience)
+		defer cancel()
+		if err := of.Verify(patience, req.Stream); err != nil {
+			return nil, err
+		}
+	default:
+		if _, err := of.SetStatus(ctx, req.Stream, streamStatus[req.Do], req.Reason); err != nil {
+			return nil, err
+		}
+	}
+	got, err := of.Get(ctx, req.Stream)
+	if err != nil {
+		return nil, err
+	}
+	return []api.StreamInfo{s.withStatus(ctx, of, streamInfo(got))}, nil
+}
+
+func (s *streams) list(ctx context.Context, of *signals.Streams) (list []api.StreamInfo, err error) {
+	all, err := of.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, stream := range all {
+		list = append(list, s.withStatus(ctx, of, streamInfo(stream)))
+	}
+	return list, nil
+}
+
+// withStatus adds whether events come, if the transmitter tells.
+func (s *streams) withStatus(ctx context.Context, of *signals.Streams, info api.StreamInfo) api.StreamInfo {
+	status, err := of.Status(ctx, info.ID)
+	if err != nil {
+		info.Status = fmt.Sprintf("not known: %v", err)
+		return info
+	}
+	info.Status, info.Reason = status.Status, status.Reason
+	return info
+}
+
+func streamInfo(s signals.Stream) api.StreamInfo {
+	info := api.StreamInfo{ID: s.ID, Delivery: "push", Endpoint: s.Delivery.Endpoint, Events: s.EventsDelivered, Description: s.Description}
+	if s.Delivery.Method == signals.MethodPoll {
+		info.Delivery = "poll"
+	}
+	return info
+}
+
+// streams is nil, not a nil pointer, where no transmitter is configured.
+func (p *proxyProcess) streams() control.Streams {
+	if len(p.bundle.Load().Config.Signals) == 0 {
+		return nil
+	}
+	return &streams{signals: p.signals, url: func() string { return p.bundle.Load().Config.URL }}
+}
