@@ -14,6 +14,7 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -49,14 +50,13 @@ func (d *devtools) eval(expression string, result any) error {
 	return json.Unmarshal(said.Result.Value, result)
 }
 
-// text waits until a page whose address starts with prefix is there, and returns what a user
-// reads on it.
-func (d *devtools) text(t *testing.T, prefix string) string {
+// text waits until a page is there, and returns what a user reads on it.
+func (d *devtools) text(t *testing.T, at *regexp.Regexp) string {
 	t.Helper()
 	var page struct{ URL, State, Text string }
-	harness.Eventually(t, "a page at "+prefix, func() error {
+	harness.Eventually(t, "a page at "+at.String(), func() error {
 		err := d.eval("({url: location.href, state: document.readyState, text: document.body?.innerText ?? ''})", &page)
-		if err == nil && (page.State != "complete" || !strings.HasPrefix(page.URL, prefix)) {
+		if err == nil && (page.State != "complete" || !at.MatchString(page.URL)) {
 			err = fmt.Errorf("it is %q", page)
 		}
 		return err
