@@ -48,7 +48,7 @@ func TestSignInInChromium(t *testing.T) {
 			tab.click(t, "form:not(:has(input[name=login])) button[type=submit]") // the question of consent
 			tab.checkLastPage(t, "signed-in", loopbackPage, "You are signed in", "You can close this page and go on in your terminal.")
 			tab.open(t, link)
-			tab.checkLastPage(t, "used-link", startLink, "Not signed in", "this sign-in is unknown, finished or too old", "curfew login")
+			tab.checkLastPage(t, "used-link", startLink, "Not signed in", "This sign-in is unknown, finished or too old.", "Run curfew login again.")
 		}
 		if r := u.loginOnceReached(t); r.Code != 0 || !strings.Contains(r.Stdout, "signed in as Alice A.") {
 			t.Errorf("login: %+v", r)
@@ -63,9 +63,9 @@ func TestSignInInChromium(t *testing.T) {
 			tab := launchChromium(t, u.spki(t))
 			tab.open(t, link)
 			tab.click(t, "a[href$='/abort']")
-			tab.checkLastPage(t, "declined", loopbackPage, "Not signed in", "the provider answered access_denied")
+			tab.checkLastPage(t, "declined", loopbackPage, "Not signed in", "The sign-in was declined at the provider", "Run curfew login again")
 		}
-		if r := u.loginOnceReached(t); r.Code != 1 || !strings.Contains(r.Stderr, "the provider answered access_denied") {
+		if r := u.loginOnceReached(t); r.Code != 1 || !strings.Contains(r.Stderr, "the sign-in was declined at the provider") {
 			t.Errorf("login: %+v", r)
 		}
 	})
