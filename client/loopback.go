@@ -84,7 +84,7 @@ func (lb *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
 	// The Host check keeps out pages whose name was made to resolve to this address.
 	if r.URL.Path != loopbackPath || r.Method != http.MethodGet || r.Host != lb.listener.Addr().String() {
-		http.NotFound(w, r)
+		page.Write(w, http.StatusNotFound, "Curfew", "there is no page here", "")
 		return
 	}
 	q := r.URL.Query()

@@ -26,16 +26,16 @@ var loopbackPage = regexp.MustCompile(`^http://127\.0\.0\.1:\d+/signed-in\?`)
 // TestSignInInChromium signs in as people do: with a real browser that shows the provider's forms
 // and, in the end, a page of ours. `go test -artifacts -outputdir DIR` keeps pictures of it.
 func TestSignInInChromium(t *testing.T) {
-	port, secret := peers.FreePort(t), filepath.Join(t.TempDir(), "secret")
+	gateway, secret := fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t)), filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	agent := harness.Start(t, harness.Config{
+	provider := oidc.Start(t, oidc.Options{Users: map[string]oidc.Claims{"alice": {"name": "Alice A."}},
+		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", "https://"+gateway+"/callback/corp")}})
+	agent := harness.Start(t, harness.Config{Gateway: gateway,
 		Services: fmt.Sprintf("  - {name: echo, upstream: %q, allow: 'true'}\n", echo(t)),
-		Extra:    fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s}\n", port, secret),
+		Extra:    fmt.Sprintf("providers:\n  - {name: corp, issuer: %q, client_id: curfew, client_secret_file: %s}\n", provider.Issuer, secret),
 	})
-	oidc.Start(t, oidc.Options{Port: port, Users: map[string]oidc.Claims{"alice": {"name": "Alice A."}},
-		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", "https://"+agent.Gateway+"/callback/corp")}})
 
 	t.Run("a user who signs in", func(t *testing.T) {
 		u := &user{agent: agent, home: t.TempDir()}
