@@ -3,9 +3,7 @@
 package opinion
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -132,6 +130,3 @@ func TestNoEngine(t *testing.T) {
 		t.Error("a CA that is none is taken")
 	}
 }
-
-var _ = errors.New
-var _ = context.Background
