@@ -58,11 +58,11 @@ func (e *engine) decide(in input, patient bool) (answer, error) {
 	if err != nil {
 		return answer{}, &failure{OutcomeError, err}
 	}
-	if a, ok := e.cache.get(k); ok {
-		e.count(OutcomeCached)
-		return a, nil
-	}
 	v, err, _ := e.flight.Do(string(k[:]), func() (any, error) {
+		if a, ok := e.cache.get(k); ok {
+			e.count(OutcomeCached)
+			return a, nil
+		}
 		a, err := e.ask(in, patient)
 		if err == nil {
 			e.cache.put(k, a)
