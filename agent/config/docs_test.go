@@ -129,7 +129,11 @@ func compareShown(t *testing.T, d *document, key string, shown, def reflect.Valu
 		}
 		switch {
 		case s.Kind() == reflect.Pointer:
-			compareShown(t, d, child, s.Elem(), reflect.Zero(s.Type().Elem()))
+			part := reflect.New(s.Type().Elem())
+			if def, ok := part.Interface().(defaulter); ok {
+				def.setDefaults()
+			}
+			compareShown(t, d, child, s.Elem(), part.Elem())
 		case s.Kind() == reflect.Slice && s.Type().Elem().Kind() == reflect.Struct && s.Type().Elem().PkgPath() == shown.Type().PkgPath():
 			compareShown(t, d, child+"[0]", s.Index(0), v.Index(0))
 		case s.Kind() == reflect.Struct && s.Type().PkgPath() == shown.Type().PkgPath():
