@@ -84,7 +84,7 @@ func (f *fakes) ByAddr(a netip.Addr) (session.Session, error) {
 func (f *fakes) Authorize(session.Session, string, netip.AddrPort) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return "decision-1", f.deny
+	return "", f.deny
 }
 
 func (f *fakes) denyAll() {

@@ -90,6 +90,24 @@ func TestSignalExamplesLoad(t *testing.T) {
 	}
 }
 
+// So is what docs/policy.md says about policy engines.
+func TestPolicyEngineExampleLoads(t *testing.T) {
+	n := 0
+	for _, text := range blocks(t, "policy.md") {
+		if !strings.HasPrefix(text, "opa:") {
+			continue
+		}
+		n++
+		text = "    " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n    ") + "\n" // a part of a service
+		if _, err := parse("docs/policy.md", "/", []byte(minimal+text), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d examples found", n)
+	}
+}
+
 // The reference has every key, and shows the default of each that has one.
 func TestReferenceIsComplete(t *testing.T) {
 	d := newDocument("docs/configuration.md", examples(t)[1])
