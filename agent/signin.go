@@ -19,12 +19,13 @@ import (
 
 // signIns implements identity.Sessions and identity.Services on the session table.
 type signIns struct {
-	table     *session.Table
-	clock     session.Clock
-	observe   *observer
-	config    func() *bundle
-	heed      func() error // what kill --local ended is older than what is created from now on
-	cluster   *clusterNode // nil: this node is in none
+	table   *session.Table
+	clock   session.Clock
+	observe *observer
+	config  func() *bundle
+	heed    func() error // what kill --local ended is older than what is created from now on
+	cluster *clusterNode // nil: this node is in none
+	// authorise asks our own policy alone: a list of services is not worth a question to others for each.
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 

@@ -22,11 +22,11 @@ const (
 )
 
 // ErrTooBig is returned, by whoever reads an answer, where it is beyond the limit of the client.
-var ErrTooBig = errors.New("the provider's answer is too big")
+var ErrTooBig = errors.New("the answer is too big")
 
-var errRedirect = errors.New("the provider answered with a redirect where none belongs")
+var errRedirect = errors.New("the answer is a redirect where none belongs")
 
-// NewHTTPClient returns the client for all requests to a provider: bounded in time and size, without
+// NewHTTPClient returns the client for all requests to a provider or a policy engine: bounded in time and size, without
 // redirects. Its certificate is checked against roots, or the system's if that is nil.
 func NewHTTPClient(roots *x509.CertPool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
