@@ -352,7 +352,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
-		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.proxy.Run,
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.endOverdue, p.proxy.Run,
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },

@@ -48,6 +48,9 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
 		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-since))}
+	if n.Revalidated {
+		wanted.Validated = wanted.Born
+	}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
