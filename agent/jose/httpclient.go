@@ -15,6 +15,9 @@ import (
 // Timeout is how long a request to a provider may take in all.
 const Timeout = 10 * time.Second
 
+// idleTimeout closes connections that nobody uses soon: their buffers hold the tokens that went through last.
+const idleTimeout = 5 * time.Second
+
 // Limits on what a provider may cost us. Neither go-oidc nor x/oauth2 sets any.
 const (
 	maxBody = 1 << 20
@@ -31,6 +34,7 @@ var errRedirect = errors.New("the answer is a redirect where none belongs")
 func NewHTTPClient(roots *x509.CertPool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	transport.IdleConnTimeout = idleTimeout
 	transport.MaxResponseHeaderBytes = maxHead
 	return &http.Client{
 		Transport: limitBody{transport},
