@@ -5,9 +5,8 @@ package client
 import (
 	"context"
 	"crypto/subtle"
-	_ "embed"
+	"errors"
 	"fmt"
-	"html/template"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/page"
 )
 
 const (
@@ -23,11 +23,6 @@ const (
 	// lingerTime is how long the browser has to fetch the last page.
 	lingerTime = 2 * time.Second
 )
-
-//go:embed page.html
-var loopbackText string
-
-var loopbackPage = template.Must(template.New("page").Parse(loopbackText))
 
 // loopback is the listener that the browser brings the one-time code to (RFC 8252, section 7.3).
 type loopback struct {
@@ -86,12 +81,7 @@ func (lb *loopback) close() {
 
 // ServeHTTP implements http.Handler.
 func (lb *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-	h.Set("Connection", "close")
+	w.Header().Set("Connection", "close")
 	// The Host check keeps out pages whose name was made to resolve to this address.
 	if r.URL.Path != loopbackPath || r.Method != http.MethodGet || r.Host != lb.listener.Addr().String() {
 		http.NotFound(w, r)
@@ -99,7 +89,7 @@ func (lb *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	if subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(lb.state)) != 1 {
-		writePage(w, http.StatusBadRequest, "Not signed in", "This page does not belong to the sign-in that runs on this machine.")
+		page.Write(w, http.StatusBadRequest, "Not signed in", "this page does not belong to the sign-in that runs on this machine", "run `curfew login` again")
 		return
 	}
 	a := arrival{code: q.Get("code"), err: refusal(q), outcome: make(chan error, 1)}
@@ -108,14 +98,18 @@ func (lb *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	case <-time.After(lingerTime): // somebody was here before
-		writePage(w, http.StatusConflict, "Not signed in", "This sign-in is used up. Run curfew login again.")
+		page.Write(w, http.StatusConflict, "Not signed in", "this sign-in is used up", "run `curfew login` again")
 		return
 	}
 	if err := <-a.outcome; err != nil {
-		writePage(w, http.StatusForbidden, "Not signed in", "The sign-in did not work: "+err.Error()+".")
+		hint := ""
+		if e := (*api.Error)(nil); errors.As(err, &e) {
+			hint = e.Hint
+		}
+		page.Write(w, http.StatusForbidden, "Not signed in", err.Error(), hint)
 		return
 	}
-	writePage(w, http.StatusOK, "You are signed in", "You can close this page and go on in your terminal.")
+	page.Write(w, http.StatusOK, "You are signed in", "you can close this page and go on in your terminal", "")
 }
 
 // refusal returns the error that the agent sent the browser with, if it did.
@@ -138,10 +132,4 @@ func clean(s string) string {
 		}
 		return -1
 	}, s[:min(len(s), 512)])
-}
-
-func writePage(w http.ResponseWriter, status int, title, message string) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_ = loopbackPage.Execute(w, map[string]string{"Title": title, "Message": message}) // the browser may be gone
 }

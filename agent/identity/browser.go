@@ -3,16 +3,13 @@
 package identity
 
 import (
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
 	"errors"
-	"html/template"
 	"net/http"
 	"regexp"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/jose"
+	"github.com/curfew-proxy/curfew/agent/page"
 )
 
 // Paths of the pages that the user's browser sees.
@@ -25,22 +22,7 @@ const (
 // makes browsers take it only from this very host, over TLS (RFC 6265bis, section 4.1.3.2).
 const browserCookie = "__Host-curfew-browser"
 
-var (
-	browserSecret = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
-
-	//go:embed page.css
-	pageStyle string
-	//go:embed page.html
-	pageText string
-
-	page       = template.Must(template.New("page").Parse(pageText))
-	pagePolicy = "default-src 'none'; style-src 'sha256-" + hashOf(pageStyle) + "'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
-
-func hashOf(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
+var browserSecret = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
 // start is the page that `curfew login` opens: it ties the sign-in to this browser and sends it
 // on to the provider.
@@ -100,18 +82,9 @@ func (h *Handler) failPage(w http.ResponseWriter, err error) {
 		h.log.Error("sign-in page failed", "error", err)
 		e = &api.Error{Code: api.CodeInternal, Message: "the agent could not do this", Hint: "its log says why"}
 	}
-	writePage(w, statusOf(e.Code), "Not signed in", e.Message, e.Hint)
+	page.Write(w, statusOf(e.Code), "Not signed in", e.Message, e.Hint)
 }
 
 func noPage(w http.ResponseWriter, _ *http.Request) {
-	writePage(w, http.StatusNotFound, "Curfew", "there is no page here", "to sign in, run `curfew login` in a terminal")
-}
-
-func writePage(w http.ResponseWriter, status int, title, message, hint string) {
-	w.Header().Set("Content-Security-Policy", pagePolicy)
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_ = page.Execute(w, map[string]any{ // the browser may be gone: nobody is left to tell
-		"Style": template.CSS(pageStyle), "Title": title, "Message": message, "Hint": hint,
-	})
+	page.Write(w, http.StatusNotFound, "Curfew", "there is no page here", "to sign in, run `curfew login` in a terminal")
 }

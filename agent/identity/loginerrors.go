@@ -42,3 +42,14 @@ func refusedSession(err error) error {
 	}
 	return fmt.Errorf("create session: %w", err)
 }
+
+// refusedBecause says to the user what a provider's error code means (RFC 6749, section 4.1.2.1).
+func refusedBecause(code string) string {
+	switch code {
+	case "access_denied":
+		return "the sign-in was declined at the provider (access_denied)"
+	case "":
+		return "the provider answered without a code"
+	}
+	return "the provider answered " + code
+}

@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"cmp"
 	"context"
 	"crypto/subtle"
 	"fmt"
@@ -233,7 +232,7 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		l.drop(lg)
 		l.cfg.Count(EventProviderRefused)
 		log.Info("provider refused a sign-in", "error", cb.err)
-		return lg.redirect.withError("provider_refused", "the provider answered "+cmp.Or(cb.err, "without a code")), nil
+		return lg.redirect.withError("provider_refused", refusedBecause(cb.err)), nil
 	}
 	signIn, err := lg.provider.exchange(ctx, cb.code, cb.iss, lg.secrets)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/page"
 )
 
 // Paths of the pages through which a browser signs out at a provider.
@@ -147,7 +148,7 @@ func (h *Handler) left(w http.ResponseWriter, r *http.Request) {
 		h.failPage(w, errSignOutGone)
 		return
 	}
-	writePage(w, http.StatusOK, "Signed out", "you are signed out here and at the identity provider", "")
+	page.Write(w, http.StatusOK, "Signed out", "you are signed out here and at the identity provider", "")
 }
 
 var errSignOutGone = &api.Error{Code: api.CodeLoginInvalid,

@@ -38,14 +38,15 @@ var ours = map[string][]string{
 	"agent/opinion":    {"agent/session", "agent/jose"},
 	"agent/enforcer":   {"agent/session", "bpf"},
 	"agent/control":    {"agent/session", "agent/api"},
-	"agent/identity":   {"agent/session", "agent/api", "agent/jose"},
+	"agent/identity":   {"agent/session", "agent/api", "agent/jose", "agent/page"},
 	"agent/signals":    {"agent/session", "agent/api", "agent/jose"},
 	"agent/jose":       {},
+	"agent/page":       {},
 	"agent/demoidp":    {},
 	"agent/store":      {"agent/session"},
 	"agent/servercert": {},
 	"agent/hostclock":  {"agent/session"},
-	"client":           {"agent/session", "agent/api"},
+	"client":           {"agent/session", "agent/api", "agent/page"},
 	"agent": {
 		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/opinion", "agent/enforcer",
 		"agent/control", "agent/identity", "agent/jose", "agent/signals", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
@@ -80,7 +81,7 @@ var libraries = map[string][]string{
 }
 
 // standardOnly are packages that import no library at all.
-var standardOnly = []string{"agent/session", "agent/api"}
+var standardOnly = []string{"agent/session", "agent/api", "agent/page"}
 
 type pkg struct {
 	ImportPath string

@@ -31,8 +31,9 @@ type user struct {
 	agent   *harness.Agent
 	home    string
 	name    string
-	browser *oidc.Browser // that the last sign-in went through
-	host    *lab.Host     // that both are on; nil: here
+	browser *oidc.Browser                   // that the last sign-in went through
+	host    *lab.Host                       // that both are on; nil: here
+	visit   func(t *testing.T, link string) // opens the link instead of browser; nil: browser does
 }
 
 var startLink = regexp.MustCompile(`https://\S+/start/\S+`)
@@ -73,17 +74,27 @@ func (u *user) login(t *testing.T, more ...string) harness.Result {
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		fmt.Fprintln(&errOut, lines.Text())
 		if link := startLink.FindString(lines.Text()); link != "" {
-			u.browser = oidc.NewBrowser(u.name, u.roots(t))
-			if u.host != nil {
-				u.browser.On(func(to string) (net.Conn, error) { return u.host.Dial("", to, harness.Patience) })
-			}
-			if _, err := u.browser.Walk(t.Context(), link, nil); err != nil {
-				t.Errorf("browser: %v", err)
-			}
+			u.open(t, link)
 		}
 	}
 	_ = cmd.Wait() // the exit code says it
 	return harness.Result{Stdout: out.String(), Stderr: errOut.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// open opens the page that a sign-in begins with, and does what the pages ask for.
+func (u *user) open(t *testing.T, link string) {
+	t.Helper()
+	if u.visit != nil {
+		u.visit(t, link)
+		return
+	}
+	u.browser = oidc.NewBrowser(u.name, u.roots(t))
+	if u.host != nil {
+		u.browser.On(func(to string) (net.Conn, error) { return u.host.Dial("", to, harness.Patience) })
+	}
+	if _, err := u.browser.Walk(t.Context(), link, nil); err != nil {
+		t.Errorf("browser: %v", err)
+	}
 }
 
 // roots vouch for the agent's own certificate, as if the user had told the browser to go on.

@@ -20,6 +20,8 @@ declare -A packages=(
 	[openssl]=openssl [python3]=python3-minimal [npm]=npm
 	[spin]=spin [gcc]=gcc [/usr/include/stdio.h]=libc6-dev # Spin's verifiers are C programs
 )
+# Ubuntu has Chromium as a snap only: where Google's build is there, it does.
+command -v google-chrome >/dev/null || packages+=([chromium]=chromium)
 case "${1:-}" in
 generate) packages+=([clang]=clang [llvm-strip]=llvm [/usr/include/bpf/bpf_helpers.h]=libbpf-dev) ;;
 bench) packages+=([/usr/sbin/haproxy]=haproxy [/usr/sbin/nginx]=nginx [/usr/lib/nginx/modules/ngx_stream_module.so]=libnginx-mod-stream) ;;
