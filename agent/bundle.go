@@ -53,6 +53,9 @@ func newBundle(c *config.Config) (*bundle, error) {
 		if t := s.UpstreamTLS; t != nil {
 			paths = append(paths, t.CA, t.Certificate, t.Key)
 		}
+		if o := s.OPA; o != nil {
+			paths = append(paths, o.TokenFile, o.CAFile)
+		}
 	}
 	var errs []error
 	for _, path := range paths {

@@ -38,8 +38,8 @@ func (o *observer) created(s session.Session, by string) {
 
 // Refused implements proxy.Observer.
 func (o *observer) Refused(r proxy.Refused) {
-	e := api.Event{Type: api.EventConnectionRefused, Service: r.Service, Source: r.Source, Reason: r.Reason}
-	attrs := []any{"service", r.Service, "source", r.Source, "reason", r.Reason}
+	e := api.Event{Type: api.EventConnectionRefused, Service: r.Service, Source: r.Source, Reason: r.Reason, Decision: r.Decision}
+	attrs := withDecision([]any{"service", r.Service, "source", r.Source, "reason", r.Reason}, r.Decision)
 	if r.Session != nil {
 		e.Session, e.Subject = r.Session.ID, r.Session.Identity.Subject
 		attrs = append(attrs, "session", r.Session.ID, "subject", r.Session.Identity.Subject)
@@ -60,9 +60,18 @@ func (o *observer) Relayed(r proxy.Relayed) {
 	if r.Plain {
 		attrs = append(attrs, "admitted_by", "source address")
 	}
+	attrs = withDecision(attrs, r.Decision)
 	o.log.Info("connection opened", attrs...)
 	o.metrics.ConnectionOpened(c.Service)
-	o.publish(api.Event{Type: api.EventConnectionOpened, Session: c.Session(), Subject: r.Session.Identity.Subject, Service: c.Service, Source: c.Source})
+	o.publish(api.Event{Type: api.EventConnectionOpened, Session: c.Session(), Subject: r.Session.Identity.Subject, Service: c.Service, Source: c.Source, Decision: r.Decision})
+}
+
+// withDecision adds what ties a line to one in the log of an outside policy engine.
+func withDecision(attrs []any, decision string) []any {
+	if decision == "" {
+		return attrs
+	}
+	return append(attrs, "decision_id", decision)
 }
 
 // closed accounts for a connection that was relayed. What ended the session is the reason, where it ended.

@@ -24,6 +24,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/hostclock"
 	"github.com/curfew-proxy/curfew/agent/identity"
 	"github.com/curfew-proxy/curfew/agent/metrics"
+	"github.com/curfew-proxy/curfew/agent/opinion"
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/servercert"
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -63,6 +64,7 @@ type proxyProcess struct {
 	metrics *metrics.Metrics
 	observe *observer
 	policy  atomic.Pointer[policy.Set]
+	engines atomic.Pointer[opinion.Engines]
 	store   *store.Store
 	alarm   *hostclock.Alarm
 	table   *session.Table
@@ -241,6 +243,11 @@ func (p *proxyProcess) setUpEnforcement() error {
 	if p.kernel != nil {
 		p.terminator.destroy = p.link.Kill
 	}
+	engines, err := p.newEngines(p.bundle.Load())
+	if err != nil {
+		return err
+	}
+	p.engines.Store(engines)
 	return p.setPolicy(p.bundle.Load())
 }
 
@@ -279,7 +286,7 @@ func (p *proxyProcess) followed(o session.Takeover) {
 	select {
 	case p.takeovers <- o:
 	default: // many at once: this one takes its time here
-		p.reauthoriseConns(context.Background(), o.New, o.Conns)
+		p.reauthoriseAll(context.Background(), livesOf(o.New, o.Conns))
 	}
 }
 
@@ -290,7 +297,7 @@ func (p *proxyProcess) askAgain(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case o := <-p.takeovers:
-			p.reauthoriseConns(ctx, o.New, o.Conns)
+			p.reauthoriseAll(ctx, livesOf(o.New, o.Conns))
 		}
 	}
 }
@@ -345,7 +352,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
-		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.proxy.Run,
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.endOverdue, p.proxy.Run,
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },

@@ -72,13 +72,17 @@ func (p *proxyProcess) setUpSignIn() error {
 func (p *proxyProcess) signIns() *signIns {
 	return &signIns{
 		table: p.table, clock: p.clock, observe: p.observe, cluster: p.cluster,
-		config:    func() *bundle { return p.bundle.Load() },
-		authorise: p.Authorize, heed: p.heedLocalKills,
+		config: func() *bundle { return p.bundle.Load() },
+		authorise: func(s session.Session, service string, source netip.AddrPort) error {
+			return p.policy.Load().Authorize(s, service, source)
+		},
+		heed: p.heedLocalKills,
 	}
 }
 
-// closeIdle closes connections to providers that are not in use.
+// closeIdle closes connections to providers and policy engines that are not in use.
 func (p *proxyProcess) closeIdle() {
+	p.engines.Load().CloseIdle()
 	for _, provider := range p.providers {
 		provider.CloseIdle()
 	}
@@ -87,11 +91,6 @@ func (p *proxyProcess) closeIdle() {
 func (p *proxyProcess) endings() *endings {
 	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout,
 		ask: p.revalidator.Ask, held: p.vault.Holds, reauthorise: p.reauthoriseSession}
-}
-
-// Authorize implements proxy.Policy with the policy of the moment.
-func (p *proxyProcess) Authorize(s session.Session, service string, source netip.AddrPort) error {
-	return p.policy.Load().Authorize(s, service, source)
 }
 
 func (p *proxyProcess) setUpControl() error {

@@ -45,6 +45,10 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	engines, err := p.newEngines(b)
+	if err != nil {
+		return err
+	}
 	if b.Config.TLS.Certificate != "" {
 		if err := p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key]); err != nil {
 			return err
@@ -60,6 +64,7 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err := p.setPolicy(b); err != nil {
 		return err // was compiled before by the enforcer: does not happen
 	}
+	p.engines.Swap(engines).CloseIdle()
 	later := needRestart(old.Config, b.Config)
 	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
 	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
@@ -90,31 +95,27 @@ func needRestart(old, now *config.Config) []string {
 
 // reauthorise asks the new policy about every live connection, and ends those that it no longer allows.
 func (p *proxyProcess) reauthorise(ctx context.Context) {
-	for _, e := range p.table.Select(session.Selector{All: true}, false) {
-		p.reauthoriseConns(ctx, e.Session, e.Conns)
-	}
+	p.reauthoriseSelected(ctx, session.Selector{All: true})
 }
 
 // reauthoriseSession asks policy about the connections of one session, of which a provider says other things than before.
 func (p *proxyProcess) reauthoriseSession(ctx context.Context, id session.ID) {
-	for _, e := range p.table.Select(session.Selector{ID: id.String()}, false) {
-		p.reauthoriseConns(ctx, e.Session, e.Conns)
-	}
+	p.reauthoriseSelected(ctx, session.Selector{ID: id.String()})
 }
 
-// reauthoriseConns ends those connections of a session that policy does not allow any longer.
-func (p *proxyProcess) reauthoriseConns(ctx context.Context, s session.Session, conns []*session.Connection) {
-	for _, c := range conns {
-		err := p.policy.Load().Reauthorize(s, c.Service, c.Source)
-		if err == nil {
-			continue
-		}
-		p.log.Warn("policy no longer allows a connection", "session", s.ID, "connection", c.ID, "service", c.Service, "error", err)
-		why := session.ReasonPolicy
-		if session.ReasonOf(err) == session.ReasonStepUp {
-			why = session.ReasonStepUp
-		}
-		p.gate.because(c, why)
-		p.cut(ctx, c)
+func (p *proxyProcess) reauthoriseSelected(ctx context.Context, which session.Selector) {
+	var list []live
+	for _, e := range p.table.Select(which, false) {
+		list = append(list, livesOf(e.Session, e.Conns)...)
 	}
+	p.reauthoriseAll(ctx, list)
+}
+
+// livesOf are the connections of one session.
+func livesOf(s session.Session, conns []*session.Connection) []live {
+	list := make([]live, len(conns))
+	for i, c := range conns {
+		list[i] = live{s, c}
+	}
+	return list
 }

@@ -19,12 +19,13 @@ import (
 
 // signIns implements identity.Sessions and identity.Services on the session table.
 type signIns struct {
-	table     *session.Table
-	clock     session.Clock
-	observe   *observer
-	config    func() *bundle
-	heed      func() error // what kill --local ended is older than what is created from now on
-	cluster   *clusterNode // nil: this node is in none
+	table   *session.Table
+	clock   session.Clock
+	observe *observer
+	config  func() *bundle
+	heed    func() error // what kill --local ended is older than what is created from now on
+	cluster *clusterNode // nil: this node is in none
+	// authorise asks our own policy alone: a list of services is not worth a question to others for each.
 	authorise func(s session.Session, service string, source netip.AddrPort) error
 }
 
@@ -47,6 +48,9 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
 		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-since))}
+	if n.Revalidated {
+		wanted.Validated = wanted.Born
+	}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}

@@ -35,6 +35,7 @@ type conn struct {
 	postgres bool // the client speaks PostgreSQL, and so can be told of a refusal in words
 	stray    bool
 	counted  bool // in service.active
+	decision string
 	record   *session.Connection
 
 	relaying atomic.Pointer[session.Session] // session, once the connection is registered by key
@@ -97,7 +98,7 @@ func (c *conn) serve(b *binding) {
 	if !c.plain {
 		c.relaying.Store(c.session)
 	}
-	c.proxy.cfg.Observer.Relayed(Relayed{Connection: c.record, Session: *c.session, Plain: c.plain})
+	c.proxy.cfg.Observer.Relayed(Relayed{Connection: c.record, Session: *c.session, Plain: c.plain, Decision: c.decision})
 	startRelay(c, client, upstream, release)
 }
 
@@ -127,7 +128,8 @@ func (c *conn) authenticate(b *binding) (client leg, err error) {
 // authorize asks the policy and the service's limit.
 func (c *conn) authorize() error {
 	c.settle()
-	if err := c.proxy.cfg.Policy.Authorize(*c.session, c.service.Name, c.source); err != nil {
+	var err error
+	if c.decision, err = c.proxy.cfg.Policy.Authorize(*c.session, c.service.Name, c.source); err != nil {
 		return orReason(session.ReasonDenied, err)
 	}
 	if c.counted = c.service.take(); !c.counted {
@@ -179,7 +181,7 @@ func (c *conn) refuse(client leg, err error) {
 		err = session.Refuse(c.cause.reason, c.cause.err)
 	}
 	c.mu.Unlock()
-	r := Refused{Source: c.source, Session: c.session, Reason: session.ReasonOf(err), Err: err}
+	r := Refused{Source: c.source, Session: c.session, Reason: session.ReasonOf(err), Err: err, Decision: c.decision}
 	if c.service != nil {
 		r.Service = c.service.Name
 	}

@@ -81,10 +81,10 @@ func (f *fakes) ByAddr(a netip.Addr) (session.Session, error) {
 	return s, nil
 }
 
-func (f *fakes) Authorize(session.Session, string, netip.AddrPort) error {
+func (f *fakes) Authorize(session.Session, string, netip.AddrPort) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.deny
+	return "", f.deny
 }
 
 func (f *fakes) denyAll() {

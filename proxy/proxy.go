@@ -26,9 +26,10 @@ type Sessions interface {
 	ByAddr(netip.Addr) (session.Session, error)
 }
 
-// Policy says whether a session may use a service. Any error denies.
+// Policy says whether a session may use a service. Any error denies. Decision is how somebody else's log calls what was
+// decided there, or empty; it may be known beside an error. Authorize may wait, for a bounded time.
 type Policy interface {
-	Authorize(s session.Session, service string, source netip.AddrPort) error
+	Authorize(s session.Session, service string, source netip.AddrPort) (decision string, err error)
 }
 
 // Gate ties both sockets of a connection to its session in the kernel. On error nothing stays
@@ -56,6 +57,8 @@ type Refused struct {
 	Session *session.Session // nil where none was found
 	Reason  session.Reason
 	Err     error
+	// Decision is the policy's: see Policy.
+	Decision string
 }
 
 // Relayed describes a connection that is let through.
@@ -64,7 +67,8 @@ type Relayed struct {
 	Session    session.Session
 	// Plain is set where the client proved nothing but its source address (or, for a cleartext
 	// PostgreSQL CancelRequest, shares it with a live connection of the session).
-	Plain bool
+	Plain    bool
+	Decision string // the policy's: see Policy
 }
 
 // Config is all that a Proxy needs. Sessions, Policy, Gate, Observer and Certificate are required.

@@ -99,8 +99,10 @@ type Event struct {
 	Source  netip.AddrPort `json:"source,omitzero"`
 	Reason  session.Reason `json:"reason,omitempty"`
 	By      string         `json:"by,omitempty"`
-	Detail  string         `json:"detail,omitempty"` // for people
-	Lost    uint64         `json:"lost,omitempty"`   // with EventLost only
+	// Decision is how the log of an outside policy engine calls what it decided.
+	Decision string `json:"decision_id,omitempty"`
+	Detail   string `json:"detail,omitempty"` // for people
+	Lost     uint64 `json:"lost,omitempty"`   // with EventLost only
 }
 
 // KillRequest selects sessions and asks for their end. The selectors narrow each other: a

@@ -148,6 +148,7 @@ type Service struct {
 	ProxyProtocol bool             `yaml:"proxy_protocol"`           // send a version 2 header
 	Allow         string           `yaml:"allow" required:"true"`    // CEL
 	Require       Require          `yaml:"require"`
+	OPA           *OPA             `yaml:"opa"` // nil: nobody else is asked
 	// AbsoluteTimeout bounds a connection; 0: the session's limits only. Idle time is the session's.
 	AbsoluteTimeout time.Duration `yaml:"absolute_timeout"`
 	IdleCounts      string        `yaml:"idle_counts" oneof:"client|both"` // default: the sessions' setting

@@ -12,7 +12,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// defaulter is an element of a list that has defaults.
+// defaulter is an element of a list, or a part that may be left out, that has defaults.
 type defaulter interface{ setDefaults() }
 
 var (
@@ -33,6 +33,9 @@ func (d *document) decode(key string, n ast.Node, v reflect.Value) {
 		d.decodeScalar(key, n, v)
 	case t.Kind() == reflect.Pointer:
 		v.Set(reflect.New(t.Elem()))
+		if def, ok := v.Interface().(defaulter); ok {
+			def.setDefaults()
+		}
 		d.decode(key, n, v.Elem())
 	case t.Kind() == reflect.Slice:
 		d.decodeList(key, n, v)

@@ -66,6 +66,10 @@ func (s *Service) setDefaults() {
 	s.Partition = PartitionAvailable
 }
 
+func (o *OPA) setDefaults() {
+	o.Timeout, o.Cache = 500*time.Millisecond, 30*time.Second
+}
+
 // complete fills in the defaults that depend on the host or on other keys.
 func (c *Config) complete() {
 	if c.Name == "" {

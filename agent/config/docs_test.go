@@ -90,6 +90,24 @@ func TestSignalExamplesLoad(t *testing.T) {
 	}
 }
 
+// So is what docs/policy.md says about policy engines.
+func TestPolicyEngineExampleLoads(t *testing.T) {
+	n := 0
+	for _, text := range blocks(t, "policy.md") {
+		if !strings.HasPrefix(text, "opa:") {
+			continue
+		}
+		n++
+		text = "    " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n    ") + "\n" // a part of a service
+		if _, err := parse("docs/policy.md", "/", []byte(minimal+text), Hooks{Compile: compile, CompileClaims: compile, SkipFiles: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d examples found", n)
+	}
+}
+
 // The reference has every key, and shows the default of each that has one.
 func TestReferenceIsComplete(t *testing.T) {
 	d := newDocument("docs/configuration.md", examples(t)[1])
@@ -129,7 +147,11 @@ func compareShown(t *testing.T, d *document, key string, shown, def reflect.Valu
 		}
 		switch {
 		case s.Kind() == reflect.Pointer:
-			compareShown(t, d, child, s.Elem(), reflect.Zero(s.Type().Elem()))
+			part := reflect.New(s.Type().Elem())
+			if def, ok := part.Interface().(defaulter); ok {
+				def.setDefaults()
+			}
+			compareShown(t, d, child, s.Elem(), part.Elem())
 		case s.Kind() == reflect.Slice && s.Type().Elem().Kind() == reflect.Struct && s.Type().Elem().PkgPath() == shown.Type().PkgPath():
 			compareShown(t, d, child+"[0]", s.Index(0), v.Index(0))
 		case s.Kind() == reflect.Struct && s.Type().PkgPath() == shown.Type().PkgPath():

@@ -52,6 +52,10 @@ func (c *Config) filePaths() map[string]*string {
 			key := fmt.Sprintf("services[%d].upstream_tls.", i)
 			paths[key+"ca"], paths[key+"certificate"], paths[key+"key"] = &u.CA, &u.Certificate, &u.Key
 		}
+		if o := c.Services[i].OPA; o != nil {
+			key := fmt.Sprintf("services[%d].opa.", i)
+			paths[key+"token_file"], paths[key+"ca_file"] = &o.TokenFile, &o.CAFile
+		}
 	}
 	return paths
 }
@@ -85,6 +89,7 @@ func (d *document) checkFiles(c *Config, hooks Hooks) {
 			d.checkCA(key+".ca", u.CA)
 			d.checkPair(key, u.Certificate, u.Key)
 		}
+		d.checkOPAFiles(fmt.Sprintf("services[%d].opa", i), s.OPA)
 	}
 }
 

@@ -190,6 +190,7 @@ func (d *document) checkService(key string, s *Service, c *Config, hooks Hooks) 
 		d.checkPolicy(key+".allow", hooks.Compile(s.Allow))
 	}
 	d.checkRequire(key+".require", s.Require)
+	d.checkOPA(key+".opa", s.OPA)
 }
 
 // leastMaxAge leaves a user the time to connect after the sign-in.

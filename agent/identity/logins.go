@@ -36,6 +36,9 @@ type NewSession struct {
 	// Authenticated is when what is known of the user was so; what has ended all sessions of the user since then refuses
 	// this one. Zero: now.
 	Authenticated time.Time
+	// Revalidated is set if the provider will be asked about the session again and again: every node may end it then when
+	// it has not answered for too long, for the one that asks may be gone.
+	Revalidated bool
 	// BindAddrs are source addresses to be admitted to plain listeners; see session.Session.
 	BindAddrs []netip.Addr
 	// Credential is the token that a machine signed in with; zero for people. It makes sessions for one key only.
@@ -293,6 +296,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 // create makes the session of a sign-in that is over.
 func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
 	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
+		Revalidated:   len(lg.signIn.Tokens.Refresh) > 0 && lg.provider.cfg.Revalidation.Every > 0,
 		Authenticated: lg.signIn.At, BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)

@@ -15,6 +15,9 @@ import (
 // Timeout is how long a request to a provider may take in all.
 const Timeout = 10 * time.Second
 
+// idleTimeout closes connections that nobody uses soon: their buffers hold the tokens that went through last.
+const idleTimeout = 5 * time.Second
+
 // Limits on what a provider may cost us. Neither go-oidc nor x/oauth2 sets any.
 const (
 	maxBody = 1 << 20
@@ -22,15 +25,16 @@ const (
 )
 
 // ErrTooBig is returned, by whoever reads an answer, where it is beyond the limit of the client.
-var ErrTooBig = errors.New("the provider's answer is too big")
+var ErrTooBig = errors.New("the answer is too big")
 
-var errRedirect = errors.New("the provider answered with a redirect where none belongs")
+var errRedirect = errors.New("the answer is a redirect where none belongs")
 
-// NewHTTPClient returns the client for all requests to a provider: bounded in time and size, without
+// NewHTTPClient returns the client for all requests to a provider or a policy engine: bounded in time and size, without
 // redirects. Its certificate is checked against roots, or the system's if that is nil.
 func NewHTTPClient(roots *x509.CertPool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	transport.IdleConnTimeout = idleTimeout
 	transport.MaxResponseHeaderBytes = maxHead
 	return &http.Client{
 		Transport: limitBody{transport},

@@ -30,6 +30,7 @@ type Metrics struct {
 	killSeconds      prometheus.Histogram
 	lateness         prometheus.Histogram
 	logins           *prometheus.CounterVec
+	opinions         *prometheus.CounterVec
 	storeErrors      *prometheus.CounterVec
 	cluster          *prometheus.CounterVec
 }
@@ -66,6 +67,7 @@ func New(version string, src Sources) *Metrics {
 	m.killSeconds = histogram(m, "kill_seconds", "Time from the request of a kill to the end of its check.")
 	m.lateness = histogram(m, "deadline_lateness_seconds", "Time from a session's deadline to the end of its kill.")
 	m.logins = counterVec(m, "logins_total", "Steps of signing in and out, by what came of them.", "result")
+	m.opinions = counterVec(m, "policy_engine_answers_total", "Questions to the policy engine of a service, by what came of them.", "service", "result")
 	m.storeErrors = counterVec(m, "store_errors_total", "Errors of the store that keeps sessions over a restart.", "operation")
 	m.cluster = counterVec(m, "cluster_events_total", "What happened between the nodes of the cluster, by the part that saw it: mesh, gossip or engine.", "part", "event")
 	m.registry.MustRegister(collectors.NewGoCollector(),
@@ -162,6 +164,9 @@ func (m *Metrics) Destroyed(layer string, sockets int) {
 
 // Login counts a step of signing in or out. Result comes from a closed list.
 func (m *Metrics) Login(result string) { m.logins.WithLabelValues(result).Inc() }
+
+// Opinion counts a question to the policy engine of a service. Result comes from a closed list.
+func (m *Metrics) Opinion(service, result string) { m.opinions.WithLabelValues(service, result).Inc() }
 
 // StoreError counts a failed operation ("load", "save", "delete") of the session store.
 func (m *Metrics) StoreError(operation string) { m.storeErrors.WithLabelValues(operation).Inc() }

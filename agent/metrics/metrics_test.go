@@ -44,6 +44,7 @@ func touch(m *Metrics) {
 	m.Destroyed("destroy", 2)
 	m.Cluster("engine", "sync_rounds", 1)
 	m.Login("login-completed")
+	m.Opinion("db", "denied")
 	m.StoreError("save")
 }
 
@@ -69,6 +70,7 @@ func TestCounts(t *testing.T) {
 		`curfew_sockets_destroyed_total{layer="destroy"} 2`,
 		`curfew_sockets_left_total 1`,
 		`curfew_logins_total{result="login-completed"} 1`,
+		`curfew_policy_engine_answers_total{result="denied",service="db"} 1`,
 		`curfew_store_errors_total{operation="save"} 1`,
 		`curfew_heartbeats_missing_total 1`,
 		`curfew_sweeps_total 5`,

@@ -57,8 +57,8 @@ type Record struct {
 	Origin      Origin
 	Born        OriginTime
 
-	// Validated is when the provider last confirmed Identity, of which but Issuer and Subject may change then; zero:
-	// not since Born.
+	// Validated is when the provider last confirmed Identity, of which all but Issuer and Subject may change then; zero:
+	// it is not asked.
 	Validated OriginTime
 
 	Deadline OriginTime

@@ -37,7 +37,7 @@ type Session struct {
 	Credential Credential `json:"credential,omitzero"` // what it was created with, if that serves one key only
 	Generation uint32     `json:"generation,omitzero"` // how many sessions it took over from, one after the other
 	Extra      []byte     `json:"extra,omitempty"`
-	// Validated is when the provider last confirmed the identity, after Born; zero: not since.
+	// Validated is when the provider last confirmed the identity; zero: it is not asked.
 	Validated OriginTime `json:"validated,omitzero"`
 
 	// Until is the absolute end on this host's CLOCK_BOOTTIME. IdleUntil is the end of the idle

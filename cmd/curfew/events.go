@@ -59,6 +59,7 @@ func (a *app) printEvent(ev api.Event) error {
 	}
 	fact("reason", string(ev.Reason))
 	fact("by", ev.By)
+	fact("decision", ev.Decision)
 	if ev.Lost > 0 {
 		fmt.Fprintf(&b, " %d events were missed", ev.Lost)
 	}

@@ -35,6 +35,7 @@ var ours = map[string][]string{
 	"agent/cluster":    {"agent/session"},
 	"agent/metrics":    {"agent/session"},
 	"agent/policy":     {"agent/session"},
+	"agent/opinion":    {"agent/session", "agent/jose"},
 	"agent/enforcer":   {"agent/session", "bpf"},
 	"agent/control":    {"agent/session", "agent/api"},
 	"agent/identity":   {"agent/session", "agent/api", "agent/jose", "agent/page"},
@@ -47,7 +48,7 @@ var ours = map[string][]string{
 	"agent/hostclock":  {"agent/session"},
 	"client":           {"agent/session", "agent/api", "agent/page"},
 	"agent": {
-		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/enforcer",
+		"agent/session", "agent/api", "agent/config", "agent/metrics", "agent/policy", "agent/opinion", "agent/enforcer",
 		"agent/control", "agent/identity", "agent/jose", "agent/signals", "agent/store", "agent/servercert", "agent/hostclock", "agent/cluster", "bpf", "gossip", "gossip/mesh", "gossip/trust", "proxy",
 	},
 	"lab": {},

@@ -26,6 +26,7 @@ after=$(git ls-files -s bpf; sha256sum bpf/*.o bpf/*_bpfel.go)
 
 step "module files are tidy"
 go mod tidy -diff
+(cd test/opa/server && go mod tidy -diff)
 
 step "the client builds for darwin and windows"
 for os in darwin windows; do
