@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 )
+
+// explainTime is for asking the agent why a connection broke, also by who has stopped meanwhile.
+const explainTime = 5 * time.Second
 
 // closeWriter is a stream that can be closed in one direction. *net.TCPConn, *net.UnixConn and
 // *tls.Conn are.
@@ -57,10 +61,12 @@ func (t *Tunnel) carry(ctx context.Context, conn *tls.Conn, local closeWriter) e
 	}()
 	for range 2 {
 		switch r := <-results; {
+		case r.remote != nil && !errors.Is(r.remote, os.ErrDeadlineExceeded): // it was not us, though we may stop now
+			why, cancel := context.WithTimeout(context.WithoutCancel(ctx), explainTime)
+			defer cancel()
+			return t.explain(why, fmt.Errorf("the connection broke: %w", r.remote))
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case r.remote != nil:
-			return t.explain(ctx, fmt.Errorf("the connection broke: %w", r.remote))
 		case r.local != nil:
 			return nil
 		}

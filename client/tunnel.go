@@ -11,6 +11,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 )
@@ -127,25 +128,29 @@ func (t *Tunnel) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var open sync.WaitGroup
-	defer open.Wait()
+	var over atomic.Pointer[EndedError]
 	for {
 		local, err := l.Accept()
 		if err != nil {
-			if ended := new(EndedError); errors.As(context.Cause(ctx), &ended) {
+			stopped := ctx.Err() != nil
+			cancel(err)
+			open.Wait() // one of them may know that the session has ended
+			switch ended := over.Load(); {
+			case ended != nil:
 				return ended
-			}
-			if ctx.Err() != nil {
+			case stopped:
 				return nil
 			}
-			cancel(err)
 			return fmt.Errorf("accept: %w", err)
 		}
 		open.Go(func() {
-			if err := t.serveOne(ctx, local); err != nil && ctx.Err() == nil {
-				if ended := new(EndedError); errors.As(err, &ended) {
-					cancel(ended)
-					return
-				}
+			err := t.serveOne(ctx, local)
+			ended := new(EndedError)
+			switch {
+			case errors.As(err, &ended):
+				over.CompareAndSwap(nil, ended)
+				cancel(ended)
+			case err != nil && ctx.Err() == nil:
 				t.say(err)
 			}
 		})
