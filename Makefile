@@ -50,8 +50,8 @@ clean:
 	rm -rf bin
 
 cluster-sim:
-	CURFEW_SIM_NODES=200 $(GO) test ./test/sim -run TestLarge -v -count=1 -timeout 20m
-	CURFEW_SIM_NODES=1000 $(GO) test ./test/sim -run TestLarge -v -count=1 -timeout 60m
+	$(GO) test ./test/sim -run TestMany -nodes 200 -v -count=1 -timeout 20m
+	$(GO) test ./test/sim -run TestMany -nodes 1000 -v -count=1 -timeout 60m
 
 bench-cluster: setup
 	$(GO) test ./test/scale -run '^$$' -bench Cluster -benchtime 1x -timeout 30m -v

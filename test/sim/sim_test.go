@@ -10,7 +10,10 @@ import (
 	"time"
 )
 
-var seed = flag.Uint64("seed", 1, "of the first run; the same seed gives the same events")
+var (
+	seed = flag.Uint64("seed", 1, "of the first run; the same seed gives the same events")
+	many = flag.Int("nodes", 50, "of TestMany; from 1,000 on nothing is cut, and nobody restarts")
+)
 
 // simulate makes a run in a bubble, which sees to it that no goroutine is left.
 func simulate(t *testing.T, r run) {
@@ -39,6 +42,13 @@ func TestFive(t *testing.T) {
 	}
 }
 
-func TestFifty(t *testing.T) {
-	simulate(t, run{nodes: 50, loss: 0.1, seed: *seed, chaos: time.Minute, every: 500 * time.Millisecond, tick: 100 * time.Millisecond, after: 10 * time.Second})
+func TestMany(t *testing.T) {
+	r := run{nodes: *many, loss: 0.1, seed: *seed, chaos: time.Minute, every: 500 * time.Millisecond, tick: 100 * time.Millisecond, after: 10 * time.Second}
+	if r.nodes > 100 { // a second of it takes a second and more
+		r.chaos, r.tick, r.after = 40*time.Second, 200*time.Millisecond, 5*time.Second
+	}
+	if r.nodes >= 1000 {
+		r.chaos, r.every, r.after, r.gentle = 6*time.Second, 200*time.Millisecond, time.Second, true
+	}
+	simulate(t, r)
 }
