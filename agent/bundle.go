@@ -30,38 +30,8 @@ type bundle struct {
 // newBundle reads the files that c names. The caller may be root, the reader of the bundle is not.
 func newBundle(c *config.Config) (*bundle, error) {
 	b := &bundle{Config: c, Files: map[string][]byte{}}
-	paths := []string{c.TLS.Certificate, c.TLS.Key}
-	for _, p := range c.Providers {
-		paths = append(paths, p.ClientSecretFile, p.CAFile)
-	}
-	for _, m := range c.Machines {
-		paths = append(paths, m.JWKSFile, m.CAFile)
-	}
-	for _, s := range c.Signals {
-		paths = append(paths, s.TokenFile, s.AccessTokenFile, s.CAFile)
-		if s.Client != nil {
-			paths = append(paths, s.Client.SecretFile)
-		}
-	}
-	for _, s := range c.SCIM {
-		paths = append(paths, s.TokenFile)
-	}
-	for _, w := range c.Webhooks {
-		paths = append(paths, w.TokenFile)
-	}
-	for _, s := range c.Services {
-		if t := s.UpstreamTLS; t != nil {
-			paths = append(paths, t.CA, t.Certificate, t.Key)
-		}
-		if o := s.OPA; o != nil {
-			paths = append(paths, o.TokenFile, o.CAFile)
-		}
-	}
 	var errs []error
-	for _, path := range paths {
-		if path == "" {
-			continue
-		}
+	for _, path := range c.Files() {
 		content, err := os.ReadFile(path)
 		errs = append(errs, err)
 		b.Files[path] = content

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"runtime"
 )
 
@@ -18,6 +19,17 @@ const hasModes = runtime.GOOS != "windows"
 
 // tooOpen are the permissions that a secret must not give: anything to others, writing to the group.
 const tooOpen = 0o027
+
+// Files returns the names of all files that c names, sorted.
+func (c *Config) Files() (list []string) {
+	for _, path := range c.filePaths() {
+		if *path != "" {
+			list = append(list, *path)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
 
 // filePaths returns the names of files in c, by key, for changing them in place.
 func (c *Config) filePaths() map[string]*string {
