@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	defer os.Remove(runInfoPath(c.Run))
 	supervisor, err := enforcer.New(enforcer.Config{
 		BPF:  bpf.Config{Instance: Instance(c)},
-		Args: o.ProxyArgs, Env: proxyEnv(), UID: uid, GID: gid,
+		Args: o.ProxyArgs, Env: func() []string { return proxyEnv(memory) }, UID: uid, GID: gid,
 		Files:        []enforcer.File{{Name: fileBundle, File: memory}, {Name: fileControl, File: socket}},
 		DrainTimeout: c.Limits.DrainTimeout + drainMargin,
 		Userspace:    c.Enforcement == config.EnforceUserspace,
@@ -122,9 +122,17 @@ func loadBundle(o Options, to *os.File) error {
 	return b.write(to)
 }
 
-// proxyEnv is the whole environment of the proxy process: what the Go runtime and the resolver look at.
-func proxyEnv() []string {
-	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GODEBUG=" + strings.TrimPrefix(os.Getenv("GODEBUG")+","+clobberFree, ",")}
+// proxyEnv is the whole environment of the proxy process, which is about to read its bundle: what the Go runtime and the
+// resolver look at.
+func proxyEnv(bundle *os.File) []string {
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	debug := os.Getenv("GODEBUG")
+	if b, err := readBundle(bundle); err != nil || len(b.Config.Providers)+len(b.Config.Machines) > 0 {
+		debug = strings.TrimPrefix(debug+","+clobberFree, ",") // tokens of others will be in its memory
+	}
+	if debug != "" {
+		env = append(env, "GODEBUG="+debug)
+	}
 	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY", wallOffsetEnv} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

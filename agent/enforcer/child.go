@@ -76,7 +76,7 @@ func (s *Supervisor) command(files []*os.File, maps int) *exec.Cmd {
 		files = append(files, f.File)
 	}
 	cmd := exec.Command(s.cfg.Path, s.cfg.Args...)
-	cmd.Env = append(append([]string{}, s.cfg.Env...), filesVar+"="+strings.Join(names, ","), mapsVar+"="+strconv.Itoa(maps))
+	cmd.Env = append(s.cfg.Env(), filesVar+"="+strings.Join(names, ","), mapsVar+"="+strconv.Itoa(maps))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{

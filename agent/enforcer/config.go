@@ -19,10 +19,10 @@ type Config struct {
 	BPF bpf.Config
 
 	// Path is the proxy's program, this one's if empty; Args are its arguments without the
-	// program's name, Env its whole environment.
+	// program's name, Env returns its whole environment, a slice of its own each time it is started.
 	Path string
 	Args []string
-	Env  []string
+	Env  func() []string
 	// UID and GID are the unprivileged user that the proxy runs as; not root.
 	UID, GID uint32
 	// Files are handed to the proxy. The caller keeps them, and keeps them open.

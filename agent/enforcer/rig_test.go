@@ -38,7 +38,7 @@ type rig struct {
 func newConfig(t testing.TB, instance string, orders *os.File) Config {
 	return Config{
 		BPF: bpf.Config{Instance: instance},
-		Env: append(os.Environ(), roleVar+"=proxy"),
+		Env: func() []string { return append(os.Environ(), roleVar+"=proxy") },
 		UID: 65534, GID: 65534,
 		Files: []File{{Name: "orders", File: orders}},
 		Log:   quiet(t),

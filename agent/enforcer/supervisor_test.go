@@ -226,7 +226,7 @@ func TestConfigValidate(t *testing.T) {
 func testEnforcerMain() error {
 	s, err := New(Config{
 		BPF: bpf.Config{Instance: os.Args[1]},
-		Env: append(os.Environ(), roleVar+"=proxy"),
+		Env: func() []string { return append(os.Environ(), roleVar+"=proxy") },
 		UID: 65534, GID: 65534,
 		Files: []File{{Name: "orders", File: os.NewFile(3, "orders")}},
 		Log:   slog.New(slog.DiscardHandler),
