@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -146,13 +147,33 @@ func (list items) without(hashes []uint64) items {
 	return slices.DeleteFunc(slices.Clone(list), func(it item) bool { return have[it.hash()] })
 }
 
-func (e *Engine) watermarks() (list items) {
+// watermarkItems are all watermarks, as they are told. Safe for concurrent use.
+type watermarkItems struct {
+	mu      sync.Mutex
+	version uint64 // of the table's; zero: of none
+	list    items
+	sum     uint64
+}
+
+// watermarks returns all watermarks, which the caller must not change, and their sum. There may be many, and they are asked for
+// in each round.
+func (e *Engine) watermarks() (list items, sum uint64) {
+	m := &e.marks
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	version := e.cfg.Table.WatermarksVersion() // before: what comes meanwhile makes another one
+	if version == m.version {
+		return m.list, m.sum
+	}
+	m.version, m.list = version, nil
 	for _, w := range e.cfg.Table.Watermarks() {
 		if it, err := encodeWatermark(&w); err == nil { // it was encoded before, to get here
-			list = append(list, it)
+			m.list = append(m.list, it)
 		}
 	}
-	return list
+	m.list = slices.Clip(m.list)
+	m.sum = m.list.sum()
+	return m.list, m.sum
 }
 
 func (e *Engine) documents() (list items) {

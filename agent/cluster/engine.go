@@ -31,6 +31,7 @@ type Engine struct {
 	finds   *finds
 	quorum  *quorum
 	told    *raising
+	marks   watermarkItems
 	serving servingToken
 
 	lifetime context.Context // ends when Run returns; of what others asked for

@@ -72,8 +72,9 @@ func (e *Engine) serveDigest(ctx context.Context, p *peer, body []byte) ([]byte,
 	if _, err := e.adopt(ctx, p, d.state); err != nil {
 		return nil, err
 	}
-	documents, marks := e.documents(), e.watermarks()
-	reply := digestReply{documents: documents.hashes(), marks: marks.sum(), leaves: map[byte]*[leaves]uint64{}}
+	documents := e.documents()
+	marks, sum := e.watermarks()
+	reply := digestReply{documents: documents.hashes(), marks: sum, leaves: map[byte]*[leaves]uint64{}}
 	give := documents.without(d.documents)
 	if reply.marks != d.marks {
 		give = append(marks, give...)

@@ -114,9 +114,10 @@ func (e *Engine) syncWith(ctx context.Context, p *peer, limit time.Duration) {
 
 // round is one round of anti-entropy with a peer. With errLeft, this node does not know all that it was told.
 func (e *Engine) round(ctx context.Context, p *peer, limit time.Duration) error {
-	ours, marks := e.documents(), e.watermarks()
+	ours := e.documents()
+	marks, sum := e.watermarks()
 	clocks, _ := e.pack(nil, 0)
-	request := digestRequest{fold: e.cfg.Table.Fold(), documents: ours.hashes(), marks: marks.sum(), state: clocks}
+	request := digestRequest{fold: e.cfg.Table.Fold(), documents: ours.hashes(), marks: sum, state: clocks}
 	reply, err := e.digest(ctx, p, &request, limit)
 	if err != nil {
 		return err

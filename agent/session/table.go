@@ -106,6 +106,7 @@ type Table struct {
 	leaves       [1 << 16]*entry // the first of each leaf of digest: see entry.next
 	supersededBy map[ID]*entry
 	marks        marks
+	looks        looks
 	byCredential map[Credential]*entry
 }
 

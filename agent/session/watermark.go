@@ -21,26 +21,35 @@ func (w *Watermark) name() markName { return markName{w.Issuer, w.Subject, w.SID
 type marks struct {
 	byName map[markName][]*mark
 	count  int
-	sweep  Instant // when to look next for those that may be forgotten
+	sweep  Instant // when to look next for those that are to be forgotten: as the first is, or a little later
+	// version changes with what Table.Watermarks returns.
+	version uint64
 }
 
-const marksSweep = time.Minute // between looks
+const marksSweep = time.Second // between looks, at least
 
 type mark struct {
 	Watermark
 	unsaved bool // it is not known to be durable
 }
 
+// names are whom watermarks can be about that are about a session: as many as n.
+func names(i *Identity, sid string) (list [4]markName, n int) {
+	list = [4]markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}}
+	switch {
+	case i.Issuer == "":
+		return list, 2
+	case sid == "":
+		return list, 3
+	}
+	return list, 4
+}
+
 // of yields the watermarks that are about a session.
 func (m *marks) of(i *Identity, sid string) iter.Seq[*mark] {
-	names := []markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}}
-	if i.Issuer == "" {
-		names = names[:2]
-	} else if sid == "" {
-		names = names[:3]
-	}
+	list, n := names(i, sid)
 	return func(yield func(*mark) bool) {
-		for _, name := range names {
+		for _, name := range list[:n] {
 			for _, w := range m.byName[name] {
 				if !yield(w) {
 					return
@@ -60,12 +69,14 @@ func (m *marks) put(w Watermark) (now *mark, news bool) {
 			return old, false
 		default:
 			*old = mark{w, true}
+			m.version++
 			return old, true
 		}
 	}
 	now = &mark{w, true}
 	m.byName[w.name()] = append(list, now)
 	m.count++
+	m.version++
 	return now, true
 }
 
@@ -94,6 +105,7 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 		return false, nil, nil
 	}
 	m, news := t.marks.put(w)
+	t.marks.sweep = min(t.marks.sweep, max(t.markEndLocked(&w), now.Add(marksSweep)))
 	w, unsaved := m.Watermark, m.unsaved
 	t.mu.Unlock()
 	if news {
@@ -103,34 +115,6 @@ func (t *Table) Raise(w Watermark) (news bool, endings []Ending, err error) {
 		err = errors.Join(err, t.saveWatermark(w))
 	}
 	return news, endings, err
-}
-
-// below returns the live sessions that a watermark ends. Those that come while it looks have been held against it.
-func (t *Table) below(w *Watermark) (ids []ID) {
-	const atOnce = 1 << 8 // leaves: deadlines of a large table must not wait for all
-	for i := 0; i < len(t.leaves); i += atOnce {
-		t.mu.Lock()
-		for _, e := range t.leaves[i : i+atOnce] {
-			for ; e != nil; e = e.next {
-				if e.ended == nil && e.identity != nil && w.covers(&e.identity.Identity, e.sid()) && t.bornBeforeLocked(e.origin(), e.born, w) {
-					ids = append(ids, e.id)
-				}
-			}
-		}
-		t.mu.Unlock()
-	}
-	return ids
-}
-
-// covers reports whether the watermark is about a session.
-func (w *Watermark) covers(i *Identity, sid string) bool {
-	switch {
-	case w.SID != "":
-		return w.SID == sid && w.Issuer == i.Issuer
-	case w.Subject != "":
-		return w.Subject == i.Subject && (w.Issuer == "" || w.Issuer == i.Issuer)
-	}
-	return true
 }
 
 func (t *Table) saveWatermark(w Watermark) error {
@@ -153,15 +137,13 @@ func (t *Table) saveWatermark(w Watermark) error {
 func (t *Table) Watermarks() []Watermark {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.cfg.Clock.Boot()
-	t.forgetMarksLocked(now)
+	t.forgetMarksLocked(t.cfg.Clock.Boot())
 	list := make([]Watermark, 0, t.marks.count)
 	for _, marks := range t.marks.byName {
 		for _, m := range marks {
-			if w := m.Watermark; t.markEndLocked(&w) > now {
-				w.Learned = 0 // for this host only
-				list = append(list, w)
-			}
+			w := m.Watermark
+			w.Learned = 0 // for this host only
+			list = append(list, w)
 		}
 	}
 	slices.SortFunc(list, func(a, b Watermark) int {
@@ -169,6 +151,14 @@ func (t *Table) Watermarks() []Watermark {
 			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot))
 	})
 	return list
+}
+
+// WatermarksVersion changes when what Watermarks returns does. It is cheap.
+func (t *Table) WatermarksVersion() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forgetMarksLocked(t.cfg.Clock.Boot())
+	return t.marks.version
 }
 
 // RestoreWatermark adds a watermark that the store knew. Call it before the sessions are restored.
@@ -179,7 +169,7 @@ func (t *Table) RestoreWatermark(w Watermark) {
 		w.Learned = t.cfg.Clock.Boot()
 	}
 	m, _ := t.marks.put(w)
-	m.unsaved = false
+	m.unsaved, t.marks.sweep = false, 0
 }
 
 // belowLocked returns a watermark that ends the session.
@@ -222,16 +212,18 @@ func (t *Table) forgetMarksLocked(now Instant) {
 	if now < t.marks.sweep {
 		return
 	}
-	t.marks.sweep = now.Add(marksSweep)
+	t.marks.sweep = now.Add(MaxLifetime)
 	for name, list := range t.marks.byName {
 		kept := slices.DeleteFunc(list, func(m *mark) bool {
-			if t.markEndLocked(&m.Watermark) > now {
+			if end := t.markEndLocked(&m.Watermark); end > now {
+				t.marks.sweep = min(t.marks.sweep, max(end, now.Add(marksSweep)))
 				return false
 			}
 			if t.cfg.Watermarks != nil {
 				t.cfg.Watermarks.DeleteWatermarkSoon(m.Watermark)
 			}
 			t.marks.count--
+			t.marks.version++
 			return true
 		})
 		if t.marks.byName[name] = kept; len(kept) == 0 {

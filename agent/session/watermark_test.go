@@ -4,6 +4,8 @@ package session
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,4 +149,68 @@ func TestSessionOfAnEarlierAuthentication(t *testing.T) {
 			t.Errorf("its time runs from its authentication: %v are left", left)
 		}
 	})
+}
+
+// Of a storm of watermarks each ends whom it is about, and nobody else's sessions, without a look at all sessions for each.
+func TestStormOfWatermarks(t *testing.T) {
+	const users, each = 500, 4
+	h := newHarness(t)
+	for i := range users * each {
+		key := Key{byte(i), byte(i >> 8), 1}
+		if _, err := h.Create(Session{Key: key, Identity: Identity{Issuer: "https://idp", Subject: fmt.Sprint(i / each)}, SID: fmt.Sprint(i)}, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var storm sync.WaitGroup
+	for i := range users {
+		storm.Go(func() { // half by subject, half by one session of theirs
+			w := Watermark{Issuer: "https://idp", Subject: fmt.Sprint(i), Before: OriginTime(h.clock.Boot()), End: End{Reason: ReasonProvider, Message: fmt.Sprint(i), At: time.Now()}}
+			want := each
+			if i%2 == 1 {
+				w.Subject, w.SID, want = "", fmt.Sprint(i*each), 1
+			}
+			_, endings, err := h.Raise(w)
+			if err != nil || len(endings) != want {
+				t.Errorf("watermark %d: %d ended, %v", i, len(endings), err)
+			}
+			for _, e := range endings {
+				if e.Session.Identity.Subject != fmt.Sprint(i) || e.Session.Ended.Message != fmt.Sprint(i) {
+					t.Errorf("watermark %d ended a session of %s", i, e.Session.Identity.Subject)
+				}
+			}
+		})
+	}
+	storm.Wait()
+	if n := h.Count(); n != users/2*(each-1) {
+		t.Errorf("%d live", n)
+	}
+}
+
+func BenchmarkStormOfWatermarks(b *testing.B) {
+	const sessions, storm = 100_000, 1000
+	table, err := NewTable(TableConfig{Clock: &driftClock{start: time.Now()}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range sessions {
+		s := Session{Key: Key{byte(i), byte(i >> 8), byte(i >> 16), 1}, Identity: Identity{Issuer: "https://idp", Subject: fmt.Sprint(i / 10)}}
+		if _, err := table.Create(s, time.Hour); err != nil {
+			b.Fatal(err)
+		}
+	}
+	round := 0
+	for b.Loop() {
+		round++
+		var all sync.WaitGroup
+		for i := range storm {
+			all.Go(func() {
+				w := Watermark{Issuer: "https://idp", Subject: fmt.Sprint(round*storm + i), Before: OriginTime(table.cfg.Clock.Boot()), End: End{Reason: ReasonProvider, At: time.Now()}}
+				if _, _, err := table.Raise(w); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*storm), "us/logout")
 }

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import "sync"
+
+// below returns the live sessions that a watermark, which is in t.marks already, ends. Those that come while it looks have
+// been held against it. Of watermarks that are raised at the same time, one looks for all.
+func (t *Table) below(w *Watermark) []ID {
+	t.looks.mu.Lock()
+	l := t.looks.next
+	first := l == nil
+	if first {
+		l = &look{done: make(chan struct{})}
+		t.looks.next = l
+	}
+	at := len(l.marks)
+	l.marks = append(l.marks, w)
+	t.looks.mu.Unlock()
+	if first {
+		t.looks.one.Lock() // meanwhile others join
+		t.looks.mu.Lock()
+		t.looks.next = nil
+		t.looks.mu.Unlock()
+		l.look(t)
+		t.looks.one.Unlock()
+		close(l.done)
+	}
+	<-l.done
+	return l.below[at]
+}
+
+// looks takes care that a storm of watermarks is no storm of looks at all sessions.
+type looks struct {
+	one  sync.Mutex // held by who looks
+	mu   sync.Mutex // guards next
+	next *look      // that has not begun; nil: none
+}
+
+// look is one look at all sessions, for some watermarks.
+type look struct {
+	marks []*Watermark
+	below [][]ID        // by watermark
+	done  chan struct{} // closed when below is there
+}
+
+func (l *look) look(t *Table) {
+	l.below = make([][]ID, len(l.marks))
+	about := map[markName][]int{}
+	for i, w := range l.marks {
+		about[w.name()] = append(about[w.name()], i)
+	}
+	const atOnce = 1 << 8 // leaves: deadlines of a large table must not wait for all
+	for i := 0; i < len(t.leaves); i += atOnce {
+		t.mu.Lock()
+		for _, e := range t.leaves[i : i+atOnce] {
+			for ; e != nil; e = e.next {
+				if e.ended == nil && e.identity != nil {
+					l.lookAtLocked(t, e, about)
+				}
+			}
+		}
+		t.mu.Unlock()
+	}
+}
+
+func (l *look) lookAtLocked(t *Table, e *entry, about map[markName][]int) {
+	list, n := names(&e.identity.Identity, e.sid())
+	for _, name := range list[:n] {
+		for _, i := range about[name] {
+			if t.bornBeforeLocked(e.origin(), e.born, l.marks[i]) {
+				l.below[i] = append(l.below[i], e.id)
+			}
+		}
+	}
+}
