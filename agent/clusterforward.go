@@ -29,6 +29,7 @@ import (
 // with whose key the connection proved.
 type forwarded struct {
 	Method      string      `json:"method"`
+	Host        string      `json:"host"`
 	URI         string      `json:"uri"`
 	Header      http.Header `json:"header"`
 	Source      string      `json:"source"`      // host:port
@@ -76,7 +77,7 @@ func (n *clusterNode) forward(here http.Handler) http.Handler {
 		a, err := n.askToServe(r, node)
 		if err != nil {
 			n.p.log.Warn("sign-in of another node", "node", node, "path", strings.SplitN(r.URL.Path, "/", 3)[1], "error", err)
-			http.Error(w, "the node where this sign-in began does not answer: run `curfew login` again", http.StatusServiceUnavailable)
+			identity.WriteUnreachable(w, r)
 			return
 		}
 		for name, values := range a.Header {
@@ -101,7 +102,7 @@ func (n *clusterNode) nodeOf(mark string) string {
 }
 
 func (n *clusterNode) askToServe(r *http.Request, node string) (a answered, err error) {
-	f := forwarded{Method: r.Method, URI: r.URL.RequestURI(), Header: http.Header{}, Source: r.RemoteAddr}
+	f := forwarded{Method: r.Method, Host: r.Host, URI: r.URL.RequestURI(), Header: http.Header{}, Source: r.RemoteAddr}
 	for _, name := range forwardedHeaders {
 		if values := r.Header.Values(name); len(values) > 0 {
 			f.Header[name] = values
@@ -166,7 +167,7 @@ func (f *forwarded) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &http.Request{Method: f.Method, URL: u, RequestURI: f.URI, Header: f.Header, RemoteAddr: f.Source, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	r := &http.Request{Method: f.Method, Host: f.Host, URL: u, RequestURI: f.URI, Header: f.Header, RemoteAddr: f.Source, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Body: io.NopCloser(bytes.NewReader(f.Body)), ContentLength: int64(len(f.Body)), TLS: &tls.ConnectionState{HandshakeComplete: true}}
 	if r.Header == nil {
 		r.Header = http.Header{}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/page"
 )
 
 // Sign-ins under way are known to one node only, and behind one address there may be many. So everything that such a
@@ -64,4 +65,14 @@ func secretIn(r *http.Request) string {
 type readCloser struct {
 	io.Reader
 	io.Closer
+}
+
+// WriteUnreachable answers a request that is about a sign-in of a node that does not answer.
+func WriteUnreachable(w http.ResponseWriter, r *http.Request) {
+	e := &api.Error{Code: api.CodeUnavailable, Message: "the node where this sign-in began does not answer", Hint: "run `curfew login` again"}
+	if strings.HasPrefix(r.URL.Path, "/v1/") {
+		writeError(w, e)
+		return
+	}
+	page.Write(w, statusOf(e.Code), "Not signed in", e.Message, e.Hint)
 }
