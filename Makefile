@@ -4,13 +4,14 @@
 # make test    everything the project can show, with its set-up (root, Debian or Ubuntu)
 # make cluster-sim  200 and 1,000 nodes in simulated time (minutes; 5 and 50 are part of test)
 # make bench-cluster  five agents with 100,000 sessions (minutes)
+# make mutants      takes one promise after the other out of the code: a test must notice (ten minutes)
 # make bench   speed beside HAProxy, nginx and ss -K, as ratios in one run
 
 GO ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 
-.PHONY: cluster-sim bench-cluster all build demo test test-race check generate setup bench clean
+.PHONY: cluster-sim bench-cluster mutants all build demo test test-race check generate setup bench clean
 
 all: build
 
@@ -55,3 +56,6 @@ cluster-sim:
 
 bench-cluster: setup
 	$(GO) test ./test/scale -run '^$$' -bench Cluster -benchtime 1x -timeout 30m -v
+
+mutants: setup
+	$(GO) run ./test/mutants
