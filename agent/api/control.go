@@ -131,7 +131,7 @@ func (r KillRequest) Empty() bool {
 // Outcomes of a killed connection.
 const (
 	OutcomeDestroyed = "destroyed" // both legs were destroyed by this kill
-	OutcomeGone      = "gone"      // it had ended by itself in the meantime
+	OutcomeGone      = "gone"      // it had ended in the meantime, by itself or by the sweep
 	OutcomeLeft      = "left"      // a leg was still there when the sockets were listed afterwards
 	OutcomeMatched   = "matched"   // a dry run: it would be destroyed
 )

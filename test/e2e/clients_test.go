@@ -354,7 +354,7 @@ func TestEveryClientIsCutByKillAndLogout(t *testing.T) {
 		running := d.openEverything(t, u)
 		if how == "kill" {
 			k, res := d.KillJSON(t, s.ID.String(), "--reason", "because the test says so")
-			if res.Code != 0 || k.Destroyed != 4 || !k.Verified {
+			if res.Code != 0 || k.Destroyed+k.Gone != 4 || !k.Verified {
 				t.Fatalf("kill: %+v %+v", k, res)
 			}
 		} else if out, err := u.command(t, "logout").CombinedOutput(); err != nil {

@@ -199,7 +199,7 @@ func (u *user) workUntilKilled(t *testing.T) {
 	if _, err := io.ReadFull(open, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if k, r := u.agent.KillJSON(t, "--subject", "alice", "--reason", "laptop stolen"); !k.Verified || k.Destroyed != 1 {
+	if k, r := u.agent.KillJSON(t, "--subject", "alice", "--reason", "laptop stolen"); !k.Verified || k.Destroyed+k.Gone != 1 {
 		t.Errorf("kill: %+v %+v", k, r)
 	}
 	if n, err := open.Read(make([]byte, 1)); err == nil {
