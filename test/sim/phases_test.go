@@ -20,9 +20,13 @@ func (w *world) later(after time.Duration, do func()) {
 	w.tasks = append(w.tasks, task{w.now() + after, do})
 }
 
-// step lets a tick pass, and looks at everything.
+// pass lets a tick pass, and looks at everything.
 func (w *world) pass() {
+	before := w.now()
 	time.Sleep(w.run.tick)
+	if w.run.nodes > 100 && before/time.Second != w.now()/time.Second { // it takes a while
+		w.t.Logf("%v simulated", w.now().Truncate(time.Second))
+	}
 	w.tasks = slices.DeleteFunc(w.tasks, func(t task) bool {
 		due := w.now() >= t.at
 		if due {
