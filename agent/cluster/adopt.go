@@ -34,7 +34,7 @@ func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int
 	if err != nil {
 		return 0, err
 	}
-	p.introduce(s.sender.Boot, s.epoch)
+	e.introduce(p, s.sender.Boot, s.epoch)
 	e.learn(&s, p)
 	applied, left, err := e.applyAll(ctx, arrivals)
 	if err == nil {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 // Engine is one node's part in the cluster. It is safe for concurrent use; until Run is called, and after it
 // has returned, it takes what it is told and does nothing.
 //
-// A local change goes: Changed -> outbox of each live peer -> pump -> Network.Send, until acknowledged. What
+// A local change goes: Changed -> outbox of each live peer -> deliver -> Network.Send, until acknowledged. What
 // others tell comes: Receive -> inbox -> Table.Merge -> acknowledgement. Behind that: gossip (Broadcast,
 // Gossiped), and anti-entropy (Request, Serve).
 type Engine struct {
@@ -37,10 +39,13 @@ type Engine struct {
 	lifetime context.Context // ends when Run returns; of what others asked for
 	end      context.CancelFunc
 
-	pumpWake, clockWake, syncWake, quorumWake chan struct{}
+	deliveries, exchanges *agenda
+
+	syncWake, quorumWake chan struct{}
 
 	mu    sync.Mutex
 	peers map[string]*peer
+	live  []*peer // see livePeers
 	ready bool
 
 	changing sync.Mutex // one look at the members at a time
@@ -57,10 +62,10 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, self: cfg.Timebase.Self(), epoch: rand.Uint64() | 1,
 		inbox: newInbox(), seen: newSeen(), recent: newRecentEndings(recentRoom), told: &raising{},
-		finds:    newFinds(),
-		pumpWake: make(chan struct{}, 1), clockWake: make(chan struct{}, 1), syncWake: make(chan struct{}, 1),
-		quorumWake: make(chan struct{}, 1),
-		peers:      map[string]*peer{}, ready: cfg.Alone,
+		finds:      newFinds(),
+		deliveries: newAgenda(), exchanges: newAgenda(),
+		syncWake: make(chan struct{}, 1), quorumWake: make(chan struct{}, 1),
+		peers: map[string]*peer{}, ready: cfg.Alone,
 	}
 	e.lifetime, e.end = context.WithCancel(context.Background())
 	e.kills = &kills{tasks: map[uint64]*killTask{}}
@@ -87,8 +92,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	for range reporters {
 		wg.Go(func() { e.reports.run(ctx) })
 	}
-	wg.Go(func() { e.pump(ctx) })
-	wg.Go(func() { e.clockLoop(ctx) })
+	wg.Go(func() { e.deliveries.run(ctx, e.cfg.Clock, e.deliver) })
+	wg.Go(func() { e.exchanges.run(ctx, e.cfg.Clock, e.exchange) })
+	wg.Go(func() { e.exchangeInTurn(ctx) })
 	wg.Go(func() { e.syncLoop(ctx) })
 	wg.Go(func() { e.retryLoop(ctx) })
 	wg.Go(func() { e.quorumLoop(ctx) })
@@ -123,16 +129,12 @@ func (e *Engine) allPeers() []*peer {
 	return list
 }
 
-// livePeers returns those to whom it is worth sending something.
+// livePeers returns those to whom it is worth sending something, by name. It is asked often: the list is everybody's,
+// and is not to be changed.
 func (e *Engine) livePeers() []*peer {
-	all := e.allPeers()
-	live := all[:0]
-	for _, p := range all {
-		if p.is().reachable() {
-			live = append(live, p)
-		}
-	}
-	return live
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.live
 }
 
 // MembersChanged looks at the membership again. It is to be called when a member came, went or changed.
@@ -140,8 +142,6 @@ func (e *Engine) MembersChanged() {
 	e.lookAtMembers()
 	wake(e.quorumWake)
 	e.kills.lookAgain()
-	wake(e.pumpWake)
-	wake(e.clockWake)
 	wake(e.syncWake)
 }
 
@@ -154,25 +154,40 @@ func (e *Engine) lookAtMembers() {
 		e.peer(m.Name)
 	}
 	now := e.cfg.Clock.Boot()
+	var live, appeared []*peer
 	for _, p := range e.allPeers() {
 		state, ok := states[p.name]
 		if !ok {
 			state = Absent
 		}
-		e.becomes(p, state, now)
+		if e.becomes(p, state, now) {
+			appeared = append(appeared, p)
+		}
+		if state.reachable() {
+			live = append(live, p)
+		}
+	}
+	slices.SortFunc(live, func(a, b *peer) int { return strings.Compare(a.name, b.name) })
+	e.mu.Lock()
+	e.live = live
+	e.mu.Unlock()
+	for _, p := range appeared {
+		e.deliveries.add(p, now)
+		e.exchanges.add(p, now)
 	}
 	e.quorum.update(states, now)
 }
 
-// becomes notes what membership believes of a peer.
-func (e *Engine) becomes(p *peer, state MemberState, now session.Instant) {
+// becomes notes what membership believes of a peer, and reports whether it appeared.
+func (e *Engine) becomes(p *peer, state MemberState, now session.Instant) (appeared bool) {
 	p.mu.Lock()
 	before := p.state
 	p.state = state
 	if before != state {
 		p.since = now
 	}
-	if state.reachable() && !before.reachable() {
+	appeared = state.reachable() && !before.reachable()
+	if appeared {
 		p.appearLocked()
 		p.burst = newPeerBurst
 	}
@@ -185,6 +200,7 @@ func (e *Engine) becomes(p *peer, state MemberState, now session.Instant) {
 		delete(e.peers, p.name)
 		e.mu.Unlock()
 	}
+	return appeared
 }
 
 // Forget takes a node that was removed from the cluster out of what makes a majority, and out of Nodes.
@@ -225,20 +241,6 @@ func (e *Engine) send(to string, data []byte) {
 	_ = e.cfg.Network.Send(to, data) // an error says no more than that it is lost
 }
 
-// pump sends what is due to each peer.
-func (e *Engine) pump(ctx context.Context) {
-	for {
-		now := e.cfg.Clock.Boot()
-		var next session.Instant
-		for _, p := range e.livePeers() {
-			next = session.Earliest(next, e.deliver(p, now))
-		}
-		if !sleepUntil(ctx, e.cfg.Clock, next, e.pumpWake) {
-			return
-		}
-	}
-}
-
 // deliver sends what is due to one peer, and returns when there is more.
 func (e *Engine) deliver(p *peer, now session.Instant) session.Instant {
 	packets, again, next := p.outbox.take(now, p.roundTrip(), e.writer)
@@ -257,8 +259,6 @@ func (e *Engine) deliver(p *peer, now session.Instant) session.Instant {
 	}
 	return next
 }
-
-func (e *Engine) wakePump() { wake(e.pumpWake) }
 
 func wake(c chan struct{}) {
 	select {

@@ -3,9 +3,7 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -19,40 +17,18 @@ const (
 	newPeerBurst = 8
 )
 
-// clockLoop begins exchanges until ctx is done.
-func (e *Engine) clockLoop(ctx context.Context) {
-	var regular session.Instant // when the last exchange in turn was begun
-	for {
-		now := e.cfg.Clock.Boot()
-		live := e.livePeers()
-		next := session.Instant(0)
-		for _, p := range live {
-			next = session.Earliest(next, e.probeBurst(p, now))
-		}
-		if len(live) > 0 {
-			if now >= regular.Add(probeEvery) {
-				regular = now
-				e.probe(slices.MinFunc(live, longestUnprobed), now)
-			}
-			next = session.Earliest(next, regular.Add(probeEvery))
-		}
-		if !sleepUntil(ctx, e.cfg.Clock, next, e.clockWake) {
-			return
+// exchangeInTurn begins an exchange with one peer after the other, until ctx is done.
+func (e *Engine) exchangeInTurn(ctx context.Context) {
+	for turn := 0; sleepUntil(ctx, e.cfg.Clock, e.cfg.Clock.Boot().Add(probeEvery), nil); turn++ {
+		if live := e.livePeers(); len(live) > 0 {
+			e.probe(live[turn%len(live)], e.cfg.Clock.Boot())
 		}
 	}
 }
 
-func longestUnprobed(a, b *peer) int { return cmp.Compare(a.lastProbe(), b.lastProbe()) }
-
-func (p *peer) lastProbe() session.Instant {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.probed
-}
-
-// probeBurst begins an exchange with a peer that is new, or of which the clock is not known, and returns when
+// exchange begins an exchange with a peer that is new, or of which the clock is not known, and returns when
 // the next is due; zero: when it has its turn.
-func (e *Engine) probeBurst(p *peer, now session.Instant) session.Instant {
+func (e *Engine) exchange(p *peer, now session.Instant) session.Instant {
 	known := e.knowsClockOf(p)
 	p.mu.Lock()
 	every := burstEvery
@@ -75,22 +51,21 @@ func (e *Engine) probeBurst(p *peer, now session.Instant) session.Instant {
 	return now.Add(burstEvery)
 }
 
-// knowsClockOf reports whether the clock of a peer has been compared with ours. It is asked of all peers many times a
-// second; what was known once is known until the peer's turn comes again at least.
+// knowsClockOf reports whether the clock of a peer has been compared with ours.
 func (e *Engine) knowsClockOf(p *peer) bool {
 	origin, introduced := p.origin()
-	p.mu.Lock()
-	known := introduced && p.compared == origin.Boot
-	p.mu.Unlock()
-	if known || !introduced {
-		return known
+	if !introduced {
+		return false
 	}
-	if _, _, known = e.cfg.Timebase.Offset(origin); known {
-		p.mu.Lock()
-		p.compared = origin.Boot
-		p.mu.Unlock()
-	}
+	_, _, known := e.cfg.Timebase.Offset(origin)
 	return known
+}
+
+// introduce is peer.introduce.
+func (e *Engine) introduce(p *peer, boot, epoch uint64) {
+	if p.introduce(boot, epoch) {
+		e.exchanges.add(p, e.cfg.Clock.Boot())
+	}
 }
 
 // askClock makes the next exchange with a peer due soon; nil: nobody to ask.
@@ -101,7 +76,7 @@ func (e *Engine) askClock(p *peer) {
 	p.mu.Lock()
 	p.burst = max(p.burst, 1)
 	p.mu.Unlock()
-	wake(e.clockWake)
+	e.exchanges.add(p, e.cfg.Clock.Boot())
 }
 
 // probe begins an exchange.
@@ -131,7 +106,7 @@ func (e *Engine) receiveClock(p *peer, body []byte, now session.Instant) error {
 		return errMalformed
 	}
 	if !m.reply {
-		p.introduce(m.boot, m.epoch)
+		e.introduce(p, m.boot, m.epoch)
 		answer := e.aboutUs()
 		answer.reply, answer.t1, answer.t2 = true, m.t1, now
 		answer.t3 = e.cfg.Clock.Boot()
@@ -141,7 +116,7 @@ func (e *Engine) receiveClock(p *peer, body []byte, now session.Instant) error {
 	if !p.answered(m.t1) {
 		return nil // a duplicate, or so late that it says nothing
 	}
-	p.introduce(m.boot, m.epoch)
+	e.introduce(p, m.boot, m.epoch)
 	e.cfg.Timebase.sample(session.Origin{Node: p.name, Boot: m.boot}, m.t1, m.t2, m.t3, now)
 	trip := max(now.Sub(m.t1)-m.t3.Sub(m.t2), 0)
 	p.noteAnswer(m, trip, now)

@@ -131,9 +131,8 @@ func (t *killTask) feed(p *peer) {
 	now := t.engine.cfg.Clock.Boot()
 	for i := from; i < to; i++ {
 		p.outbox.drop(sessionKey(t.ids[i])) // the order says it
-		p.outbox.put(outboxKey{kind: itemKill, id: t.ids[i], n: t.number}, t.items[i], now, t, nil)
+		t.engine.put(p, outboxKey{kind: itemKill, id: t.ids[i], n: t.number}, t.items[i], now, t, nil)
 	}
-	t.engine.wakePump()
 }
 
 // acked notes that a node has acknowledged one more order.

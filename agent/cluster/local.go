@@ -68,9 +68,14 @@ func (e *Engine) encoded(it item, err error) (item, bool) {
 func (e *Engine) tell(key outboxKey, it item, delay time.Duration, whole func() (item, bool)) {
 	due := e.cfg.Clock.Boot().Add(delay)
 	for _, p := range e.livePeers() {
-		p.outbox.put(key, it, due, nil, whole)
+		e.put(p, key, it, due, nil, whole)
 	}
-	e.wakePump()
+}
+
+// put puts an item into the outbox of a peer; see outbox.put.
+func (e *Engine) put(p *peer, key outboxKey, it item, due session.Instant, task *killTask, whole func() (item, bool)) {
+	p.outbox.put(key, it, due, task, whole)
+	e.deliveries.add(p, due)
 }
 
 // gossip broadcasts an item, if it fits a packet.

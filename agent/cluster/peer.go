@@ -26,13 +26,12 @@ type peer struct {
 	heard       session.Instant // when it last answered a clock exchange
 
 	// Its clock: see exchange.go.
-	asked    [8]session.Instant // when exchanges were begun that have no answer yet
-	compared uint64             // the boot of which the clock is known to have been compared with ours
-	probed   session.Instant    // when the last was begun
-	burst    int                // exchanges that are to follow each other quickly
-	trip     time.Duration
-	skew     time.Duration // of its wall clock to ours
-	skewed   bool
+	asked  [8]session.Instant // when exchanges were begun that have no answer yet
+	probed session.Instant    // when the last was begun
+	burst  int                // exchanges that are to follow each other quickly
+	trip   time.Duration
+	skew   time.Duration // of its wall clock to ours
+	skewed bool
 
 	received window // what of it was received
 
@@ -93,12 +92,12 @@ func (p *peer) origin() (session.Origin, bool) {
 }
 
 // introduce notes which run of the peer's engine speaks, and in which boot of its host. What was received from
-// an earlier run has other numbers.
-func (p *peer) introduce(boot, epoch uint64) {
+// an earlier run has other numbers. It reports whether that is news.
+func (p *peer) introduce(boot, epoch uint64) (news bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if boot == p.boot && epoch == p.epoch {
-		return
+		return false
 	}
 	if p.epoch != 0 && p.state.reachable() {
 		p.appearLocked()
@@ -106,6 +105,7 @@ func (p *peer) introduce(boot, epoch uint64) {
 	p.boot, p.epoch = boot, epoch
 	p.burst = newPeerBurst
 	p.received = window{}
+	return true
 }
 
 // window remembers which items of a peer were received, so that one that comes again is not applied again.

@@ -52,7 +52,7 @@ func (e *Engine) receiveState(p *peer, body []byte, now session.Instant) error {
 	if err != nil {
 		return err
 	}
-	p.introduce(s.sender.Boot, s.epoch)
+	e.introduce(p, s.sender.Boot, s.epoch)
 	e.learn(&s, p)
 	var done []uint64
 	for _, a := range arrivals {
@@ -140,7 +140,7 @@ func (e *Engine) receiveAck(p *peer, body []byte) error {
 	for _, g := range p.outbox.acked(a.numbers) {
 		g.task.acked(p)
 	}
-	e.wakePump()
+	e.deliveries.add(p, e.cfg.Clock.Boot()) // there is room for more
 	return nil
 }
 

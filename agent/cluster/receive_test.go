@@ -85,8 +85,7 @@ func TestUnknownKinds(t *testing.T) {
 		s.ready(t)
 		n := s.nodes["n0"]
 		p := n.engine.peer("n1")
-		p.outbox.put(outboxKey{kind: 99}, item{kind: 99, body: []byte("later")}, n.clock.Boot(), nil, nil)
-		n.engine.wakePump()
+		n.engine.put(p, outboxKey{kind: 99}, item{kind: 99, body: []byte("later")}, n.clock.Boot(), nil, nil)
 		eventually(t, time.Second, "acknowledged", func() bool { return p.outbox.length() == 0 })
 		if s.nodes["n1"].counted(CountUnknownItems) != 1 {
 			t.Error("not counted")
@@ -155,7 +154,7 @@ func TestAcknowledgementsOfAnEarlierRun(t *testing.T) {
 }
 
 func TestReportsOnceForEachSession(t *testing.T) {
-	e := &Engine{cfg: Config{Clock: &handClock{}, Count: func(string, int) {}}, recent: newRecentEndings(recentRoom), pumpWake: make(chan struct{}, 1)}
+	e := &Engine{cfg: Config{Clock: &handClock{}, Count: func(string, int) {}}, recent: newRecentEndings(recentRoom), deliveries: newAgenda()}
 	r := newReporter(e)
 	p := newPeer("b")
 	order := func(id byte, durable bool) bool {

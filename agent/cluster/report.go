@@ -251,6 +251,5 @@ func (r *reporter) report(ctx context.Context, t task) {
 	t.report.unverified = t.report.unverified || !all
 	now := e.cfg.Clock.Boot()
 	t.report.took = now.Sub(t.first)
-	t.peer.outbox.put(outboxKey{kind: itemReport, n: t.report.kill, name: string(appendVarint(nil, 1, t.report.part))}, encodeReport(&t.report), now, nil, nil)
-	e.wakePump()
+	e.put(t.peer, outboxKey{kind: itemReport, n: t.report.kill, name: string(appendVarint(nil, 1, t.report.part))}, encodeReport(&t.report), now, nil, nil)
 }

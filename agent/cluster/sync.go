@@ -51,7 +51,7 @@ func (e *Engine) syncLoop(ctx context.Context) {
 // fail again, while the others go on.
 func (e *Engine) retryLoop(ctx context.Context) {
 	for sleepUntil(ctx, e.cfg.Clock, e.cfg.Clock.Boot().Add(syncEvery+rand.N(syncEvery)), nil) {
-		failing := slices.DeleteFunc(e.livePeers(), func(p *peer) bool { return !p.isFailing() })
+		failing := slices.DeleteFunc(slices.Clone(e.livePeers()), func(p *peer) bool { return !p.isFailing() })
 		if len(failing) > 0 {
 			e.syncWith(ctx, failing[rand.N(len(failing))], requestLimit)
 		}
@@ -62,7 +62,7 @@ func (e *Engine) retryLoop(ctx context.Context) {
 // ask again for one that appeared, or zero.
 func (e *Engine) partner(now session.Instant, any bool) (partner *peer, next session.Instant) {
 	var appeared []*peer
-	live := slices.DeleteFunc(e.livePeers(), (*peer).isFailing)
+	live := slices.DeleteFunc(slices.Clone(e.livePeers()), (*peer).isFailing)
 	for _, p := range live {
 		p.mu.Lock()
 		switch {
