@@ -42,15 +42,15 @@ func (t *Table) credentialUsedLocked(s *Session) bool {
 }
 
 func (t *Table) noteCredentialLocked(e *entry) {
-	if e.login != nil && !e.login.credential.IsZero() {
-		t.byCredential[e.login.credential] = e
+	if !e.credential.IsZero() {
+		t.byCredential[e.credential] = e
 	}
 }
 
 // endReplayedLocked ends two sessions of different keys that were created with the same credential, on two nodes before
 // either had heard of the other: one of the two stole it, and nobody knows which.
 func (t *Table) endReplayedLocked(e, other *entry) (endings []Ending) {
-	if e.login == nil || e.login.credential.IsZero() || other == nil || other.key == e.key {
+	if e.credential.IsZero() || other == nil || other.key == e.key {
 		return nil
 	}
 	end := End{Reason: ReasonReplayed, At: time.Unix(0, max(e.created, other.created)).UTC()}

@@ -22,8 +22,7 @@ type entry struct {
 	created  int64 // wall clock, nanoseconds since 1970
 	deadline int64
 	idle     time.Duration
-	rare     *rare  // nil for most
-	login    *login // nil where nothing is known of it
+	*details // never nil
 
 	born            OriginTime
 	ends, published OriginTime
@@ -52,7 +51,15 @@ type provenance struct {
 
 func (e *entry) origin() Origin { return e.made.Value().origin }
 
-// rare is what few sessions have. Immutable: see setExtra.
+// details is what many sessions do not have. Immutable: see setExtra and describeLocked.
+type details struct {
+	sid        string
+	credential Credential
+	validated  OriginTime
+	*rare      // never nil
+}
+
+// rare is what few sessions have. Immutable.
 type rare struct {
 	bindAddrs  []netip.Addr
 	supersedes ID
@@ -60,44 +67,28 @@ type rare struct {
 	extra      []byte
 }
 
-func newRare(s *Session) *rare {
-	if len(s.BindAddrs) == 0 && s.Supersedes.IsZero() && len(s.Extra) == 0 {
-		return nil
-	}
-	return &rare{s.BindAddrs, s.Supersedes, s.Generation, s.Extra}
-}
+// noDetails is shared by all sessions that have none.
+var noDetails = &details{rare: &rare{}}
 
-// login is what is known of how a session came about. Immutable.
-type login struct {
-	sid        string
-	credential Credential
-	validated  OriginTime
-}
-
-func newLogin(s *Session) *login {
-	l := login{s.SID, s.Credential, s.Validated}
-	if l == (login{}) {
-		return nil
+func newDetails(s *Session) *details {
+	d := details{s.SID, s.Credential, s.Validated, noDetails.rare}
+	if len(s.BindAddrs) > 0 || !s.Supersedes.IsZero() || s.Generation > 0 || len(s.Extra) > 0 {
+		d.rare = &rare{s.BindAddrs, s.Supersedes, s.Generation, s.Extra}
 	}
-	return &l
-}
-
-func (e *entry) sid() string {
-	if e.login == nil {
-		return ""
+	if d == *noDetails {
+		return noDetails
 	}
-	return e.login.sid
+	return &d
 }
 
 // setExtra replaces what is passed on without being known.
 func (e *entry) setExtra(extra []byte) {
-	r := rare{extra: extra}
-	if e.rare != nil {
-		r.bindAddrs, r.supersedes, r.generation = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation
-	} else if len(extra) == 0 {
+	if len(extra) == 0 && len(e.extra) == 0 {
 		return
 	}
-	e.rare = &r
+	d, r := *e.details, *e.rare
+	d.rare, r.extra = &r, extra
+	e.details = &d
 }
 
 // idleUntil is when the session ends for idleness, with the grace that late word from other nodes has.
@@ -144,15 +135,11 @@ func (t *Table) sessionLocked(e *entry) Session {
 		ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), Deadline: time.Unix(0, e.deadline),
 		IdleTimeout: e.idle, Origin: e.origin(), Born: e.born, Ends: e.ends, Published: e.published,
 		Until: e.until, IdleUntil: e.idleUntil(t.grace), LastActive: e.lastActive, Ended: e.ended,
+		SID: e.sid, Credential: e.credential, Validated: e.validated,
+		BindAddrs: e.bindAddrs, Supersedes: e.supersedes, Generation: e.generation, Extra: e.extra,
 	}
 	if e.identity != nil {
 		s.Identity = e.identity.Identity
-	}
-	if e.login != nil {
-		s.SID, s.Credential, s.Validated = e.login.sid, e.login.credential, e.login.validated
-	}
-	if e.rare != nil {
-		s.BindAddrs, s.Supersedes, s.Generation, s.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	return s
 }

@@ -65,7 +65,7 @@ func (l *look) look(t *Table) {
 }
 
 func (l *look) lookAtLocked(t *Table, e *entry, about map[markName][]int) {
-	list, n := names(&e.identity.Identity, e.sid())
+	list, n := names(&e.identity.Identity, e.sid)
 	for _, name := range list[:n] {
 		for _, i := range about[name] {
 			if t.bornBeforeLocked(e.origin(), e.born, l.marks[i]) {

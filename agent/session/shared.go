@@ -222,15 +222,11 @@ func (t *Table) Summaries(leaves map[uint16]bool) []Summary {
 // recordLocked is the entry as other nodes know it.
 func (t *Table) recordLocked(e *entry) Record {
 	r := Record{ID: e.id, Key: e.key, Method: e.made.Value().method, Created: time.Unix(0, e.created), IdleTimeout: e.idle,
-		Origin: e.origin(), Born: e.born, Deadline: e.ends, Active: e.published}
+		Origin: e.origin(), Born: e.born, Deadline: e.ends, Active: e.published,
+		SID: e.sid, Credential: e.credential, Validated: e.validated,
+		BindAddrs: e.bindAddrs, Supersedes: e.supersedes, Generation: e.generation, Extra: e.extra}
 	if e.identity != nil {
 		r.Identity = e.identity.Identity
-	}
-	if e.login != nil {
-		r.SID, r.Credential, r.Validated = e.login.sid, e.login.credential, e.login.validated
-	}
-	if e.rare != nil {
-		r.BindAddrs, r.Supersedes, r.Generation, r.Extra = e.rare.bindAddrs, e.rare.supersedes, e.rare.generation, e.rare.extra
 	}
 	if e.ended != nil && e.ended.Reason != ReasonAbsolute { // every node comes to that by itself
 		r.Revoked = e.ended

@@ -238,7 +238,7 @@ func (t *Table) add(s *Session) (*aftermath, error) {
 		if old == nil || old.ended != nil || old.key != s.Key || !sameIdentity(old.identity.Identity, s.Identity) {
 			return nil, fmt.Errorf("session %s cannot be followed: %w", s.Supersedes.Short(), ErrNotFound)
 		}
-		s.Generation = old.generation() + 1
+		s.Generation = old.generation + 1
 	}
 	t.insertLocked(*s)
 	return &aftermath{followed: s.Supersedes}, nil
@@ -249,7 +249,7 @@ func (t *Table) insertLocked(s Session) *entry {
 	t.number++
 	e := &entry{
 		id: s.ID, key: s.Key, made: unique.Make(provenance{s.Origin, s.Method}), created: unixNano(s.Created), deadline: unixNano(s.Deadline),
-		idle: s.IdleTimeout, rare: newRare(&s), login: newLogin(&s), born: s.Born, ends: s.Ends, published: s.Published,
+		idle: s.IdleTimeout, details: newDetails(&s), born: s.Born, ends: s.Ends, published: s.Published,
 		until: s.Until, lastActive: s.LastActive, ended: s.Ended, number: t.number,
 	}
 	now := t.cfg.Clock.Boot()
@@ -307,10 +307,7 @@ func (t *Table) releaseLocked(p *person) {
 }
 
 func (t *Table) bindLocked(e *entry) {
-	if e.rare == nil {
-		return
-	}
-	for _, a := range e.rare.bindAddrs {
+	for _, a := range e.bindAddrs {
 		if t.byAddr[a] == nil {
 			t.byAddr[a] = map[*entry]bool{}
 		}
@@ -319,10 +316,7 @@ func (t *Table) bindLocked(e *entry) {
 }
 
 func (t *Table) unbindLocked(e *entry) {
-	if e.rare == nil {
-		return
-	}
-	for _, a := range e.rare.bindAddrs {
+	for _, a := range e.bindAddrs {
 		delete(t.byAddr[a], e)
 		if len(t.byAddr[a]) == 0 {
 			delete(t.byAddr, a)
@@ -385,11 +379,11 @@ func (t *Table) removeLocked(e *entry) {
 	if t.byKey[e.key] == e {
 		delete(t.byKey, e.key)
 	}
-	if e.login != nil && t.byCredential[e.login.credential] == e {
-		delete(t.byCredential, e.login.credential)
+	if t.byCredential[e.credential] == e {
+		delete(t.byCredential, e.credential)
 	}
-	if e.rare != nil && t.supersededBy[e.rare.supersedes] == e {
-		delete(t.supersededBy, e.rare.supersedes)
+	if t.supersededBy[e.supersedes] == e {
+		delete(t.supersededBy, e.supersedes)
 	}
 	if e.ended == nil {
 		t.live--

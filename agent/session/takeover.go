@@ -68,32 +68,24 @@ func (e *entry) foundBefore(old *entry) bool {
 	if live := e.ended == nil; live != (old.ended == nil) {
 		return live
 	}
-	if e.ended == nil && e.rare != nil && e.rare.supersedes == old.id {
+	if e.ended == nil && e.supersedes == old.id {
 		return false
 	}
-	return e.laterThan(old.generation(), old.created, old.id)
+	return e.laterThan(old.generation, old.created, old.id)
 }
 
 // laterThan orders sessions of a key by what never changes in them, so that every node does it in the same way:
 // whatever took over from another comes after that, and after all that came before. By clocks alone it could not
 // be said: each node has its own.
 func (e *entry) laterThan(generation uint32, created int64, id ID) bool {
-	return cmp.Or(cmp.Compare(e.generation(), generation), cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
-}
-
-// generation is Session.Generation.
-func (e *entry) generation() uint32 {
-	if e.rare == nil {
-		return 0
-	}
-	return e.rare.generation
+	return cmp.Or(cmp.Compare(e.generation, generation), cmp.Compare(e.created, created), bytes.Compare(e.id[:], id[:])) > 0
 }
 
 // settleLocked ends what cannot live beside e, which was just added: what it supersedes, and rival, which its key
 // found until now, or nil.
 func (t *Table) settleLocked(e, rival *entry, after *aftermath) (endings []Ending) {
-	if e.rare != nil && !e.rare.supersedes.IsZero() {
-		old := t.byID[e.rare.supersedes]
+	if !e.supersedes.IsZero() {
+		old := t.byID[e.supersedes]
 		// A tombstone does not say whose it is, and ends the one before all the same.
 		if old != nil && (e.key.IsZero() || old.sameUser(e)) {
 			endings = t.takeOverLocked(old, e, after)
@@ -102,7 +94,7 @@ func (t *Table) settleLocked(e, rival *entry, after *aftermath) (endings []Endin
 	if rival == nil || rival == e || rival.ended != nil || e.ended != nil || e.key.IsZero() {
 		return endings
 	}
-	if e.laterThan(rival.generation(), rival.created, rival.id) {
+	if e.laterThan(rival.generation, rival.created, rival.id) {
 		return append(endings, t.takeOverLocked(rival, e, after)...)
 	}
 	return append(endings, t.takeOverLocked(e, rival, after)...)

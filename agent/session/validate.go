@@ -48,13 +48,10 @@ func (t *Table) describeLocked(e *entry, r *Record) (changed bool) {
 	if e.identity == nil || r.Tombstone() {
 		return false
 	}
-	if e.login == nil && r.Validated != 0 || e.login != nil && e.login.validated != r.Validated {
-		l := login{}
-		if e.login != nil {
-			l = *e.login
-		}
-		l.validated = r.Validated
-		e.login = &l
+	if e.validated != r.Validated {
+		d := *e.details
+		d.validated = r.Validated
+		e.details = &d
 	}
 	if equalIdentity(e.identity.Identity, r.Identity) {
 		return false
