@@ -26,7 +26,7 @@ var mutants = []mutant{
 	{"merge: a deadline can be later", "agent/session/merge.go",
 		"out.Deadline = earlierTime(a.Deadline, b.Deadline)", "out.Deadline = max(a.Deadline, b.Deadline)", inTable},
 	{"sessions of a key are ordered by clocks alone", "agent/session/takeover.go",
-		"cmp.Or(cmp.Compare(e.generation(), generation), ", "cmp.Or(", inSimulation},
+		"cmp.Or(cmp.Compare(e.generation, generation), ", "cmp.Or(", inTable},
 	{"activity is not told", "agent/session/schedule.go",
 		"if t.cfg.OnChange == nil || !e.untold || now < t.quarterLocked(e) {", "if t.cfg.OnChange == nil || e.id != (ID{}) {", inSimulation},
 	{"what has ended is forgotten at once", "agent/session/lifecycle.go",
