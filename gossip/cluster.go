@@ -138,6 +138,9 @@ func (c *Cluster) receive(ctx context.Context) {
 	}
 }
 
+// announceSpacing is between two announcements, at least: a node that joins many hears of each of them.
+const announceSpacing = 20 * time.Millisecond
+
 // announce tells of changes outside of all locks.
 func (c *Cluster) announce(ctx context.Context) {
 	var last []mesh.Peer
@@ -151,6 +154,10 @@ func (c *Cluster) announce(ctx context.Context) {
 				c.cfg.Remember(slices.Clone(list))
 			}
 			c.cfg.Changed()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(announceSpacing):
 		}
 	}
 }
