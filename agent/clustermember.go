@@ -5,6 +5,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func (n *clusterNode) control() control.Cluster {
 func (n *clusterNode) recall(s *session.Session) {
 	if s.Origin.Node == "" {
 		s.Origin, s.Ends = n.time.Self(), session.OriginTime(s.Until)
-		s.Born = max(s.Ends-session.OriginTime(s.Deadline.Sub(s.Created)), 1)
+		s.Born = cmp.Or(s.Ends-session.OriginTime(s.Deadline.Sub(s.Created)), 1) // zero would be none
 		return
 	}
 	if s.Ended != nil {

@@ -113,7 +113,7 @@ func (t *Table) mergeNewLocked(r Record, m *MergeResult) (added bool, after afte
 	now := t.cfg.Clock.Boot()
 	until, known := t.cfg.Timebase.Local(r.Origin, r.Deadline)
 	switch {
-	case r.ID.IsZero() || r.Deadline <= 0 || r.Tombstone() && r.Revoked == nil || !r.Tombstone() && (r.Identity.Subject == "" || r.Born <= 0):
+	case r.ID.IsZero() || r.Deadline <= 0 || r.Tombstone() && r.Revoked == nil || !r.Tombstone() && (r.Identity.Subject == "" || r.Born == 0):
 		m.Refused++ // it says nothing, or nonsense
 		return false, after
 	case !known && r.Revoked == nil:

@@ -151,8 +151,8 @@ func FirstNumber(now Instant) uint64 { return uint64(now) / uint64(time.Microsec
 
 // Create adds a session that starts now, durably, and returns it. It sets all instants from absolute
 // and idle (zero idle: never). The session's ID may be preset, and Born, to when its user was authenticated: what
-// ended all sessions of that user since then refuses this one, and its time runs from then. Validated may be set to
-// anything: the provider will be asked about the session, and has said yes when it was born. With Supersedes, the session
+// ended all sessions of that user since then refuses this one, and its time runs from then. It may be before this host's boot.
+// Validated, if it is set, is when the provider last said yes, between Born and now. With Supersedes, the session
 // takes over the connections of that one, which must live and be of the same key and identity. Returns
 // ErrTooMany when the table is full, ErrKeyInUse when the key has another live session, or the
 // store's error; nothing is added then.
@@ -174,7 +174,7 @@ func (t *Table) Create(s Session, absolute time.Duration) (Session, error) {
 	s.Created, s.Deadline, s.Until = wall, wall.Add(absolute-since), now.Add(absolute-since)
 	s.Origin, s.Ends, s.Published = t.cfg.Timebase.Self(), OriginTime(s.Until), 0
 	if s.Validated != 0 {
-		s.Validated = s.Born
+		s.Validated = max(s.Born, min(s.Validated, OriginTime(now)))
 	}
 	s.LastActive, s.IdleUntil, s.Ended = now, 0, nil
 	after, err := t.add(&s)

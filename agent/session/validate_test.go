@@ -119,3 +119,18 @@ func TestCredentialServesOneKey(t *testing.T) {
 		}
 	})
 }
+
+// The provider's last word is no older than the sign-in, and not of the future.
+func TestValidatedAtTheBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		now := OriginTime(h.clock.Boot())
+		born := now - OriginTime(10*time.Minute)
+		for n, tc := range []struct{ said, want OriginTime }{{0, 0}, {1, born}, {now - 7, now - 7}, {now + OriginTime(time.Hour), now}} {
+			s, err := h.Create(Session{Key: Key{byte(n + 1)}, Identity: Identity{Subject: "user"}, Born: born, Validated: tc.said}, time.Hour)
+			if err != nil || s.Validated != tc.want {
+				t.Errorf("%d: %d, %v; want %d", tc.said-now, s.Validated-now, err, tc.want-now)
+			}
+		}
+	})
+}

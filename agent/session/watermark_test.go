@@ -214,3 +214,23 @@ func BenchmarkStormOfWatermarks(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*storm), "us/logout")
 }
+
+// A fault it keeps out: a machine's token from before this host's boot made a session that no other node took.
+func TestSessionOfAnAuthenticationBeforeTheBoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		born := OriginTime(c.tables[0].clock.Boot().Add(-2 * time.Hour)) // it has been up for one
+		if born >= 0 {
+			t.Fatalf("born at %d", born)
+		}
+		made, err := c.tables[0].Create(Session{Key: Key{1}, Identity: Identity{Issuer: "https://idp", Subject: "user"}, Born: born}, 5*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.settle()
+		got, err := c.tables[1].ByID(made.ID)
+		if err != nil || got.Born != born {
+			t.Errorf("on another node: born at %d, %v", got.Born, err)
+		}
+	})
+}
