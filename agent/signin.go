@@ -38,28 +38,35 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	if err := errors.Join(s.heed(), s.cluster.ready()); err != nil {
 		return session.Session{}, err
 	}
-	var since time.Duration
-	if !n.Authenticated.IsZero() {
-		since = max(0, time.Since(n.Authenticated))
-	}
+	since := ago(n.Authenticated)
+	begun := max(since, ago(n.Begun))
 	absolute, err := s.lifetime(since, n.NotAfter)
 	if err != nil {
 		return session.Session{}, err
 	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
-		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-since))}
+		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-begun))}
 	if n.Revalidated {
-		wanted.Validated = wanted.Born
+		wanted.Validated = session.OriginTime(s.clock.Boot().Add(-since))
 	}
 	if old, err := s.table.ByKey(n.Key); err == nil {
 		wanted.Supersedes = old.ID // the same person signs in again with the same key; another one is refused
 	}
-	made, err := s.table.Create(wanted, absolute)
+	// The table counts from when the sign-in began.
+	made, err := s.table.Create(wanted, min(absolute+begun-since, session.MaxLifetime))
 	if err != nil {
 		return session.Session{}, err
 	}
 	s.observe.created(made, n.Identity.Issuer)
 	return made, nil
+}
+
+// ago is how long ago an instant was; zero and the future are now.
+func ago(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(t))
 }
 
 // lifetime is how long a session may last, from when its user was authenticated, which is since ago. It must be

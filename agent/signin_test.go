@@ -97,6 +97,38 @@ func TestMachineTokenIsOfOneKey(t *testing.T) {
 	}
 }
 
+// A fault it keeps out: whoever held the browser back at the last step, or entered a code for a device, while the provider
+// signed the user out, had a session afterwards. The session's time runs from when the provider was asked, all the same.
+func TestSignInUnderWayWhenAllWereEnded(t *testing.T) {
+	s, _ := newSignIns(t)
+	mark := session.Watermark{Issuer: "https://idp", Subject: "alice", Before: session.OriginTime(s.clock.Boot()), End: session.End{Reason: session.ReasonProvider}}
+	if _, _, err := s.table.Raise(mark); err != nil {
+		t.Fatal(err)
+	}
+	raised := time.Now()
+	sign := func(key byte, begun time.Time) (session.Session, error) {
+		return s.Create(t.Context(), identity.NewSession{Identity: session.Identity{Issuer: "https://idp", Subject: "alice"}, Key: session.Key{key},
+			Method: "browser", Revalidated: true, Authenticated: time.Now(), Begun: begun})
+	}
+	if made, err := sign(1, raised.Add(-5*time.Minute)); !errors.Is(err, session.ErrWatermark) {
+		t.Errorf("begun before, finished after: %+v, %v", made, err)
+	}
+	if _, err := sign(2, raised); err != nil {
+		t.Errorf("begun after: %v", err)
+	}
+	s, _ = newSignIns(t)
+	made, err := sign(1, time.Now().Add(-10*time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lasts := made.Deadline.Sub(made.Created); lasts > time.Hour || lasts < time.Hour-time.Minute {
+		t.Errorf("a sign-in that took ten minutes makes a session of %v, want an hour", lasts)
+	}
+	if before := time.Duration(made.Validated - made.Born); before < 9*time.Minute {
+		t.Errorf("the provider's last word is %v younger than the beginning, want ten minutes", before)
+	}
+}
+
 // A machine that signs in again keeps its connections.
 func TestMachineRenewsWithoutACut(t *testing.T) {
 	s, takeovers := newSignIns(t)

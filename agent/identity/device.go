@@ -66,13 +66,14 @@ func (l *Logins) beginDevice(ctx context.Context, key session.Key, source netip.
 	}
 	l.devices.Failed(source, l.now())
 	p.await(discoverPatience)
+	since := l.now()
 	g, err := p.authorizeDevice(ctx)
 	if err != nil {
 		l.cfg.Log.Warn("device sign-in not started", "provider", p.Name(), "client_key_sha256", key, "error", err)
 		return api.DeviceStarted{}, refusedDevice(p, err)
 	}
 	handle, now := marked(l.cfg.Mark), l.now()
-	lg := &login{key: key, source: jose.SourceOf(source), provider: p, expires: now.Add(g.lifetime),
+	lg := &login{key: key, source: jose.SourceOf(source), provider: p, since: since, expires: now.Add(g.lifetime),
 		device: &device{handle: digestOf(handle), code: g.code, interval: g.interval, next: now.Add(g.interval)}}
 	if req.BindAddress {
 		lg.bind = []netip.Addr{source.Unmap()}

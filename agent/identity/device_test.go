@@ -20,10 +20,14 @@ import (
 )
 
 // oneSession is a session table that makes what it is asked for, and forgets it.
-type oneSession struct{ made atomic.Int64 }
+type oneSession struct {
+	made atomic.Int64
+	last atomic.Pointer[NewSession]
+}
 
 func (t *oneSession) Create(_ context.Context, n NewSession) (session.Session, error) {
 	t.made.Add(1)
+	t.last.Store(&n)
 	return session.Session{ID: session.NewID(), Identity: n.Identity, Key: n.Key, Method: n.Method}, nil
 }
 

@@ -33,9 +33,11 @@ type NewSession struct {
 	Key      session.Key
 	Method   string // see session.Session
 	SID      string // the provider's own session; see session.Session
-	// Authenticated is when what is known of the user was so; what has ended all sessions of the user since then refuses
-	// this one. Zero: now.
+	// Authenticated is when what is known of the user was so: the session's time runs from then. Zero: now.
 	Authenticated time.Time
+	// Begun is when the sign-in began. What has ended all sessions of the user since then refuses this one: a provider may
+	// honour a code that it gave before. Zero: when the user was authenticated.
+	Begun time.Time
 	// Revalidated is set if the provider will be asked about the session again and again: every node may end it then when
 	// it has not answered for too long, for the one that asks may be gone.
 	Revalidated bool
@@ -200,7 +202,7 @@ func (l *Logins) Open(token, browser string) (string, error) {
 	case lg == nil || l.now().After(lg.expires):
 		return "", errLoginGone
 	case lg.stage == begun:
-		lg.stage, lg.browser = opened, digestOf(browser)
+		lg.stage, lg.browser, lg.since = opened, digestOf(browser), l.now()
 	case lg.stage != opened || !equal(lg.browser, digestOf(browser)):
 		l.cfg.Count(EventBrowserRefused)
 		return "", errOtherBrowser
@@ -297,7 +299,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
 	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
 		Revalidated:   len(lg.signIn.Tokens.Refresh) > 0 && lg.provider.cfg.Revalidation.Every > 0,
-		Authenticated: lg.signIn.At, BindAddrs: lg.bind})
+		Authenticated: lg.signIn.At, Begun: lg.since, BindAddrs: lg.bind})
 	if err != nil {
 		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
 		return session.Session{}, refusedSession(err)

@@ -63,9 +63,10 @@ type login struct {
 
 	stage   stage
 	expires time.Time
-	browser digest // from opened on
-	code    digest // from coded on
-	signIn  SignIn // from coded on
+	browser digest    // from opened on
+	since   time.Time // from opened on, and of a device from the start: the user may be at the provider
+	code    digest    // from coded on
+	signIn  SignIn    // from coded on
 }
 
 // pending indexes the sign-ins under way, and bounds them. It is not safe for concurrent use.
