@@ -101,6 +101,8 @@ func (e *endings) watermarks(who session.Match) []session.Watermark {
 	switch {
 	case !who.ID.IsZero():
 		return nil
+	case who.Unnamed:
+		return []session.Watermark{{Issuer: who.Issuer, Subject: who.Subject, SID: session.UnnamedSID}}
 	case who.SID != "":
 		return []session.Watermark{{Issuer: who.Issuer, SID: who.SID}}
 	case who.Email == "":

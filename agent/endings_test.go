@@ -29,12 +29,14 @@ func newEndings(t *testing.T) (*endings, map[string]session.Session) {
 		{SID: "s2", Identity: session.Identity{Issuer: "https://idp", Subject: "alice", Email: "alice@example.org"}},
 		{SID: "s1", Identity: session.Identity{Issuer: "https://other", Subject: "alice", Email: "alice@example.org"}},
 		{SID: "s3", Identity: session.Identity{Issuer: "https://idp", Subject: "bob", Email: "bob@example.org"}},
+		{Identity: session.Identity{Issuer: "https://idp", Subject: "carol", Email: "carol@example.org"}},
+		{SID: "s4", Identity: session.Identity{Issuer: "https://idp", Subject: "carol", Email: "carol@example.org"}},
 	} {
 		s.Key = session.Key{byte(i + 1)}
 		if s, err = table.Create(s, time.Hour); err != nil {
 			t.Fatal(err)
 		}
-		made[[]string{"alice1", "alice2", "other", "bob"}[i]] = s
+		made[[]string{"alice1", "alice2", "other", "bob", "unnamed", "named"}[i]] = s
 	}
 	return &endings{table: table, clock: clock}, made
 }
@@ -59,6 +61,9 @@ func TestEndings(t *testing.T) {
 		"one session, of another issuer": {func(made map[string]session.Session) session.Match {
 			return session.Match{ID: made["bob"].ID, Issuer: "https://other"}
 		}, nil, true},
+		"what the provider has no name for": {func(map[string]session.Session) session.Match {
+			return session.Match{Issuer: "https://idp", Subject: "carol", Unnamed: true}
+		}, []string{"unnamed"}, true},
 		"nobody": {func(map[string]session.Session) session.Match { return session.Match{Issuer: "https://idp", SID: "s9"} }, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -87,23 +87,35 @@ func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string) err
 		l.used.again(name)
 		return err
 	}
+	l.logins.cfg.Count(EventProviderLogout)
 	return nil
 }
 
-// end ends the sessions of whom a provider has signed out, and their sign-ins that are under way.
+// end ends the sessions of whom a provider has signed out, and their sign-ins that are under way. Where it names its session
+// and that is none of ours, ours may be those of the user of which it never said what they are part of.
 func (l *providerLogouts) end(ctx context.Context, p *Provider, who session.Match, how string) error {
-	if who.SID != "" {
-		who.Subject = "" // the narrower says it all
+	if who.SID == "" || who.Subject == "" {
+		_, err := l.endOf(ctx, p, who, how)
+		return err
 	}
+	n, err := l.endOf(ctx, p, session.Match{Issuer: who.Issuer, SID: who.SID}, how)
+	if n > 0 || err != nil {
+		return err
+	}
+	_, err = l.endOf(ctx, p, session.Match{Issuer: who.Issuer, Subject: who.Subject, Unnamed: true}, how)
+	return err
+}
+
+// endOf returns how many sessions and sign-ins it has ended.
+func (l *providerLogouts) endOf(ctx context.Context, p *Provider, who session.Match, how string) (int, error) {
 	n, err := l.ends.End(context.WithoutCancel(ctx), who, session.End{Reason: session.ReasonProvider, By: p.Issuer(), Message: how, At: time.Now()})
 	dropped := l.logins.dropSignedOut(p, who)
 	l.logins.cfg.Log.Info("signed out by the provider", "provider", p.Name(), "how", how, "subject", who.Subject, "with_sid", who.SID != "",
 		"sessions", n, "sign_ins", dropped, "error", err)
 	if err != nil {
-		return errors.Join(errNotEnded, err)
+		return 0, errors.Join(errNotEnded, err)
 	}
-	l.logins.cfg.Count(EventProviderLogout)
-	return nil
+	return n + dropped, nil
 }
 
 // frontChannel is the endpoint of OpenID Connect Front-Channel Logout 1.0, section 3: an image or frame in a page of the
@@ -117,8 +129,13 @@ func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	if !l.limit.Admit(from.Addr(), time.Now()) {
+		l.logins.cfg.Count(EventLogoutRefused)
+		http.Error(w, "too many logouts of yours were refused", http.StatusTooManyRequests)
+		return
+	}
 	iss, sid := q["iss"], q["sid"]
-	if len(iss) != 1 || len(sid) != 1 || iss[0] != p.Issuer() || sid[0] == "" || len(sid[0]) > maxSID || !l.limit.Admit(from.Addr(), time.Now()) {
+	if len(iss) != 1 || len(sid) != 1 || iss[0] != p.Issuer() || sid[0] == "" || len(sid[0]) > maxSID {
 		l.refuse(from.Addr(), p, errors.New("the parameters iss and sid are not those of a session"))
 		http.Error(w, "want iss and sid", http.StatusBadRequest)
 		return
@@ -127,6 +144,7 @@ func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "try again", http.StatusServiceUnavailable)
 		return
 	}
+	l.logins.cfg.Count(EventProviderLogout)
 	w.WriteHeader(http.StatusOK)
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ type ended struct {
 	mu   sync.Mutex
 	who  []session.Match
 	fail error
+	none map[string]bool // sids that nothing is part of
 }
 
 func (e *ended) End(_ context.Context, who session.Match, _ session.End) (int, error) {
@@ -33,6 +35,9 @@ func (e *ended) End(_ context.Context, who session.Match, _ session.End) (int, e
 		return 0, e.fail
 	}
 	e.who = append(e.who, who)
+	if e.none[who.SID] {
+		return 0, nil
+	}
 	return 1, nil
 }
 
@@ -159,6 +164,34 @@ func TestLogoutTokens(t *testing.T) {
 	}
 }
 
+// TestLogoutOfASessionThatWasNeverNamed keeps out a logout that says yes and ends nothing: the provider's ID tokens had no
+// sid, or not yet, and its logout tokens have one.
+func TestLogoutOfASessionThatWasNeverNamed(t *testing.T) {
+	h := newHostile(t)
+	_, ends, handler := logoutServer(t, h, nil)
+	ends.none = map[string]bool{"s1": true}
+	bySID, unnamed := session.Match{Issuer: h.URL, SID: "s1"}, session.Match{Issuer: h.URL, Subject: "alice", Unnamed: true}
+	for name, tc := range map[string]struct {
+		sid  string
+		sub  bool
+		want []session.Match
+	}{
+		"with sub":    {"s1", true, []session.Match{bySID, unnamed}},
+		"without sub": {"s1", false, []session.Match{bySID}},
+		"one of ours": {"s2", true, []session.Match{{Issuer: h.URL, SID: "s2"}}},
+	} {
+		claims := h.logoutClaims(name)
+		claims["sid"] = tc.sid
+		if !tc.sub {
+			delete(claims, "sub")
+		}
+		w := postLogout(handler, h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, encodeJSON(t, claims)))
+		if got := ends.taken(); w.Code != http.StatusOK || !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %d %s, ended %+v, want %+v", name, w.Code, w.Body, got, tc.want)
+		}
+	}
+}
+
 // Who sends many bad tokens is not listened to for a while; nobody else is kept out.
 func TestLogoutTokensThatAreBadAreLimited(t *testing.T) {
 	h := newHostile(t)
@@ -228,6 +261,13 @@ func TestFrontChannelLogout(t *testing.T) {
 	if code := get(handler, good); code != http.StatusOK || len(ends.taken()) != 1 {
 		t.Errorf("good: %d", code)
 	}
+	for range 100 {
+		get(handler, url.Values{})
+	}
+	if code := get(handler, good); code != http.StatusTooManyRequests || len(ends.taken()) != 0 {
+		t.Errorf("after a hundred bad ones: %d", code)
+	}
+	_, ends, handler = logoutServer(t, h, func(c *Config) { c.FrontChannelLogout = true })
 	if code := get(off, good); code != http.StatusNotFound || len(offEnds.taken()) != 0 {
 		t.Errorf("switched off: %d", code)
 	}

@@ -74,7 +74,7 @@ type Record struct {
 // that say the same of whom, by the same Origin, merge: the later wins.
 type Watermark struct {
 	Issuer, Subject string // both empty: everyone; Issuer alone empty: this subject of any issuer
-	SID             string // the session of Issuer's, instead of Subject
+	SID             string // the session of Issuer's, instead of Subject; or UnnamedSID, with Subject
 	Origin          Origin // whose clock Before is read from
 	Before          OriginTime
 	Keep            time.Duration // after Before it is forgotten; zero: MaxLifetime, which no session outlives
@@ -82,6 +82,10 @@ type Watermark struct {
 	// Learned is when this host first heard of it, which was after Before; kept by Table and Store.
 	Learned Instant `json:"-"`
 }
+
+// UnnamedSID is, in a watermark, for the sessions of a subject of which the provider did not say which of its own they are
+// part of. No provider's session is called so: it is not printable.
+const UnnamedSID = "\x01"
 
 // Summary tells whether two nodes know the same of a session.
 type Summary struct {

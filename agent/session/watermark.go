@@ -36,11 +36,11 @@ type mark struct {
 // names are whom watermarks can be about that are about a session: as many as n.
 func names(i *Identity, sid string) (list [4]markName, n int) {
 	list = [4]markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}}
-	switch {
-	case i.Issuer == "":
+	if sid == "" {
+		list[3] = markName{i.Issuer, i.Subject, UnnamedSID}
+	}
+	if i.Issuer == "" {
 		return list, 2
-	case sid == "":
-		return list, 3
 	}
 	return list, 4
 }
@@ -83,7 +83,7 @@ func (m *marks) put(w Watermark) (now *mark, news bool) {
 // check says what is wrong with a watermark.
 func (w *Watermark) check() error {
 	if w.Before <= 0 || w.End.Reason == "" || w.Keep < 0 || w.Keep > MaxLifetime ||
-		w.Issuer != "" && w.Subject == "" && w.SID == "" || w.SID != "" && (w.Issuer == "" || w.Subject != "") {
+		w.Issuer != "" && w.Subject == "" && w.SID == "" || w.SID != "" && (w.Issuer == "" || (w.Subject != "") != (w.SID == UnnamedSID)) {
 		return fmt.Errorf("watermark of %q (session %q at %q) before %d: it says nothing", w.Subject, w.SID, w.Issuer, w.Before)
 	}
 	return nil
@@ -186,7 +186,7 @@ func (t *Table) belowLocked(s *Session) (Watermark, bool) {
 // clock that nobody can compare any more, of a node that is gone, holds for what was there when it was heard of: not
 // for ever.
 func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
-	if w.SID != "" { // a provider's session that is over begins nothing any more
+	if w.SID != "" && w.SID != UnnamedSID { // a provider's session that is over begins nothing any more
 		return true
 	}
 	alone := Origin{} // whose boots have no names

@@ -81,12 +81,43 @@ func TestWatermarkOfAProvidersSession(t *testing.T) {
 		if _, err := make(1, 9, "https://idp", "one"); !errors.Is(err, ErrWatermark) {
 			t.Errorf("begun by what is over: %v", err)
 		}
-		for _, bad := range []Watermark{{SID: "one"}, {Issuer: "i", SID: "one", Subject: "s"}, {Issuer: "i"}} {
+		for _, bad := range []Watermark{{SID: "one"}, {Issuer: "i", SID: "one", Subject: "s"}, {Issuer: "i"}, {Issuer: "i", SID: UnnamedSID}} {
 			bad.Before, bad.End = 1, w.End
 			if _, _, err := c.tables[0].Raise(bad); err == nil {
 				t.Errorf("%+v was raised", bad)
 			}
 		}
+	})
+}
+
+// What a provider has no name for ends, of one user, if it was there before; what has a name, and what comes later, does not.
+func TestWatermarkOfWhatHasNoName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, 0)
+		make := func(key byte, issuer, subject, sid string) Session {
+			s, err := c.tables[0].Create(Session{Key: Key{key}, Identity: Identity{Issuer: issuer, Subject: subject}, SID: sid}, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		all := []Session{make(1, "https://idp", "user", ""), make(2, "https://idp", "user", "one"), make(3, "https://idp", "other", ""), make(4, "https://other", "user", "")}
+		c.settle()
+		time.Sleep(time.Second)
+		w := Watermark{Issuer: "https://idp", Subject: "user", SID: UnnamedSID, Origin: c.tables[0].self, Before: OriginTime(c.tables[0].clock.Boot()),
+			End: End{Reason: ReasonProvider, At: time.Now()}}
+		for i, table := range c.tables {
+			if news, _, err := table.Raise(w); err != nil || !news {
+				t.Fatal(news, err)
+			}
+			for n, s := range all {
+				if _, err := table.ByID(s.ID); (ReasonOf(err) == ReasonProvider) != (n == 0) {
+					t.Errorf("node %d, session %d: %v", i, n, err)
+				}
+			}
+		}
+		time.Sleep(time.Second)
+		make(5, "https://idp", "user", "")
 	})
 }
 
