@@ -90,7 +90,7 @@ func (s *sessionsOfKeys) Create(_ context.Context, n NewSession) (session.Sessio
 		return session.Session{}, session.ErrCredentialUsed
 	}
 	s.credentials[n.Credential] = n.Key
-	made := session.Session{ID: session.NewID(), Key: n.Key, Identity: n.Identity, Method: n.Method}
+	made := session.Session{ID: session.NewID(), Key: n.Key, Identity: n.Identity, Method: n.Method, Credential: n.Credential}
 	s.byKey[n.Key] = made
 	return made, nil
 }
@@ -103,7 +103,7 @@ func (s *sessionsOfKeys) ByKey(k session.Key) (session.Session, error) {
 		return v, session.ErrUnknownKey
 	}
 	if v.Ended != nil {
-		return session.Session{}, &session.EndedError{ID: v.ID, End: *v.Ended}
+		return v, &session.EndedError{ID: v.ID, End: *v.Ended}
 	}
 	return v, nil
 }

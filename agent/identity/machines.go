@@ -110,7 +110,7 @@ func (ms *Machines) signIn(ctx context.Context, m *machine, key session.Key, tok
 var errEndedSince = errors.New("the session was ended after the token was issued")
 
 // checkEnded refuses a token that is no news: a session that was ended by somebody, and not by the clock, must
-// not come back because the machine tries again.
+// not come back because the machine tries again. The token that made it is none, whatever the issuer's clock says.
 func (ms *Machines) checkEnded(key session.Key, p proof) error {
 	s, err := newestOf(ms.cfg.Sessions, key)
 	switch {
@@ -118,7 +118,7 @@ func (ms *Machines) checkEnded(key session.Key, p proof) error {
 		return nil
 	case err != nil:
 		return &notCreated{fmt.Errorf("look up session: %w", err)}
-	case s.Ended == nil || !p.issued.Before(s.Ended.At) || endedByItself(s.Ended.Reason):
+	case s.Ended == nil || !p.issued.Before(s.Ended.At) && s.Credential != p.credential || endedByItself(s.Ended.Reason):
 		return nil
 	}
 	return fmt.Errorf("%w: %s", errEndedSince, s.Ended.Reason)

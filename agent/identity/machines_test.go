@@ -155,6 +155,24 @@ func TestKilledMachineStaysOut(t *testing.T) {
 	}
 }
 
+// A fault it keeps out: where the issuer's clock is ahead, the token that a killed machine had was issued after the kill, and
+// let it in again.
+func TestKilledMachineOfAClockThatIsAhead(t *testing.T) {
+	c := newCluster(t)
+	d := newDesk(t, c.config())
+	ahead := func(c, _ object) { c["iat"] = time.Now().Unix() + 50 }
+	token := c.token(t, ahead)
+	if _, err := d.present(t, 1, token); err != nil {
+		t.Fatal(err)
+	}
+	d.table.end(session.Key{1}, session.End{Reason: session.ReasonKilled, At: time.Now()})
+	_, err := d.present(t, 1, token)
+	wantCode(t, "the token that it had", err, api.CodeTokenUsed, "killed")
+	if _, err := d.present(t, 1, c.token(t, func(c, h object) { ahead(c, h); c["jti"] = "next" })); err != nil {
+		t.Errorf("a newer one: %v", err)
+	}
+}
+
 func TestMachineSessionsEndWithTheToken(t *testing.T) {
 	c := newCluster(t)
 	exp := time.Unix(time.Now().Unix()+600, 0)
