@@ -107,8 +107,10 @@ type Session struct {
 type LoggedOut struct {
 	Session Session `json:"session"`
 	// Revoked is set when the provider has confirmed that its tokens are revoked (RFC 7009), or
-	// when the agent held none any more. If it is false the agent goes on trying.
-	Revoked bool `json:"revoked"`
+	// when the agent held none any more. If it is false the agent goes on trying, unless Irrevocable is set: the provider
+	// cannot revoke them, and the agent has wiped them.
+	Revoked     bool `json:"revoked"`
+	Irrevocable bool `json:"irrevocable,omitempty"`
 	// Provider is the page, good once and for minutes, at which the user's browser signs out at the provider, too, if that
 	// was asked for; empty if there is none.
 	Provider string `json:"provider,omitempty"`

@@ -35,7 +35,7 @@ const (
 	EventRevoked            = "tokens-revoked"      //
 	EventRevokeFailed       = "revoke-failed"       // it will be tried again
 	EventRevokeGaveUp       = "revoke-gave-up"      // wiped unrevoked
-	EventRevokeImpossible   = "revoke-impossible"   // the provider has no endpoint for it
+	EventRevokeImpossible   = "revoke-impossible"   // the provider has no endpoint for it, or not for such tokens
 )
 
 func orIgnore(count func(string)) func(string) {

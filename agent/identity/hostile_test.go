@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,6 +26,7 @@ type hostile struct {
 	key       *jwt.Key
 	revoked   atomic.Int64 // revocations confirmed
 	refuse    atomic.Int64 // revocations to refuse first
+	cannot    []string     // kinds of tokens that it does not revoke
 	discovery func(doc map[string]any)
 	token     http.HandlerFunc
 	device    http.HandlerFunc
@@ -55,9 +57,14 @@ func (h *hostile) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(doc)
 }
 
-func (h *hostile) serveRevoke(w http.ResponseWriter, _ *http.Request) {
+func (h *hostile) serveRevoke(w http.ResponseWriter, r *http.Request) {
 	if h.refuse.Add(-1) >= 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	if slices.Contains(h.cannot, r.PostFormValue("token_type_hint")) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"error":"unsupported_token_type"}`))
 		return
 	}
 	h.revoked.Add(1)

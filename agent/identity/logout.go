@@ -38,7 +38,10 @@ func (l *Logins) Logout(ctx context.Context, key session.Key, atProvider bool) (
 	if held && atProvider {
 		out.Provider = l.signOuts.begin(g.provider, g.tokens.IDToken, l.cfg.Mark)
 	}
-	out.Revoked = !held || l.cfg.Vault.revokeNow(ctx, g) == nil // the vault logs why not
+	if held {
+		err = l.cfg.Vault.revokeNow(ctx, g) // the vault logs why not
+	}
+	out.Revoked, out.Irrevocable = err == nil, errors.Is(err, ErrCannotRevoke)
 	return s, out, nil
 }
 

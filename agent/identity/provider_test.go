@@ -226,6 +226,37 @@ func TestNoRevocationEndpoint(t *testing.T) {
 	}
 }
 
+// TestTokensThatAreNotRevoked keeps out tokens that stay in memory for minutes, and a user who is told that the provider has not
+// confirmed, because access tokens cannot be revoked there.
+func TestTokensThatAreNotRevoked(t *testing.T) {
+	both, access := Tokens{Refresh: []byte("refresh"), Access: []byte("access")}, Tokens{Access: []byte("access")}
+	for name, tc := range map[string]struct {
+		tokens  Tokens
+		cannot  []string
+		refuse  int64
+		want    string // in the error; empty: it is said to be revoked
+		revoked int64
+	}{
+		"access tokens":     {both, []string{"access_token"}, 0, "", 1},
+		"refresh tokens":    {both, []string{"refresh_token"}, 0, "cannot revoke", 1},
+		"either":            {both, []string{"refresh_token", "access_token"}, 0, "cannot revoke", 0},
+		"all that there is": {access, []string{"access_token"}, 0, "cannot revoke", 0},
+		"none for now":      {both, nil, 1, "503", 0},
+	} {
+		h := newHostile(t)
+		h.cannot = tc.cannot
+		h.refuse.Store(tc.refuse)
+		tokens := tc.tokens.clone()
+		err := h.provider(t, nil).Revoke(t.Context(), &tokens)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) || h.revoked.Load() != tc.revoked {
+			t.Errorf("%s: %v, %d revoked", name, err, h.revoked.Load())
+		}
+		if again := err != nil && !errors.Is(err, ErrCannotRevoke); tokens.Empty() == again {
+			t.Errorf("%s: to be tried again: %v, wiped: %v", name, again, tokens.Empty())
+		}
+	}
+}
+
 func waitFor(t *testing.T, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {

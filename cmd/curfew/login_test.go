@@ -24,16 +24,17 @@ import (
 // signInServer is an agent whose provider says yes to everybody at once.
 type signInServer struct {
 	*httptest.Server
-	mu       sync.Mutex // guards the fields below
-	login    api.LoginRequest
-	services []string // that were signed in for, one for each sign-in
-	session  api.Session
-	token    string // of a machine that is let in
+	mu        sync.Mutex // guards the fields below
+	login     api.LoginRequest
+	services  []string // that were signed in for, one for each sign-in
+	session   api.Session
+	token     string        // of a machine that is let in
+	loggedOut api.LoggedOut // what is said at a sign-out, but for the session
 }
 
 func newSignInServer(t *testing.T) *signInServer {
 	t.Helper()
-	s := &signInServer{session: api.Session{ID: session.NewID(), State: api.StateLive, Left: api.Seconds(90 * time.Minute),
+	s := &signInServer{loggedOut: api.LoggedOut{Revoked: true}, session: api.Session{ID: session.NewID(), State: api.StateLive, Left: api.Seconds(90 * time.Minute),
 		Identity: session.Identity{Subject: "alice", Name: "Alice\x1b[31m"}}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathLogin, func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +64,8 @@ func newSignInServer(t *testing.T) *signInServer {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.session.State, s.session.Ended = api.StateEnded, &session.End{Reason: session.ReasonLogout}
-		s.answer(w, api.LoggedOut{Session: s.session, Revoked: true})
+		s.loggedOut.Session = s.session
+		s.answer(w, s.loggedOut)
 	})
 	s.Server = httptest.NewUnstartedServer(mux)
 	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}

@@ -36,7 +36,10 @@ signs out at the identity provider, too, and with it perhaps of other things.`,
 				return a.printJSON(out)
 			}
 			fmt.Fprintf(a.out, "signed out of %s\n", agent.Address)
-			if !out.Revoked {
+			switch {
+			case out.Irrevocable:
+				fmt.Fprintln(a.out, "the identity provider cannot revoke what it gave the agent, which has wiped it")
+			case !out.Revoked:
 				fmt.Fprintln(a.out, "the identity provider has not confirmed yet; the agent goes on trying")
 			}
 			if provider {
