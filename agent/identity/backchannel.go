@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/jose"
@@ -34,41 +33,54 @@ type providerLogouts struct {
 	used   once
 }
 
-// backChannel is the endpoint of OpenID Connect Back-Channel Logout 1.0, section 2.5. It answers as section 2.8 says.
+// backChannel is the endpoint of OpenID Connect Back-Channel Logout 1.0, section 2.5. It answers as section 2.8 says. What a
+// provider has signed is heeded whatever else came from its address: many may be behind one.
 func (l *providerLogouts) backChannel(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // all that cannot be read count as one source
-	if !l.limit.Admit(from.Addr(), time.Now()) {
-		l.logins.cfg.Count(EventLogoutRefused)
-		http.Error(w, "too many logout tokens of yours were refused", http.StatusTooManyRequests)
-		return
-	}
 	p := l.named(r.PathValue("provider"))
 	if p == nil {
-		writeLogoutError(w, "invalid_request", "there is no such provider here")
+		writeLogoutError(w, "there is no such provider here")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, jose.MaxToken+1024)
-	if err := r.ParseForm(); err != nil || len(r.PostForm["logout_token"]) != 1 {
-		l.refuse(from.Addr(), p, errors.New("the body has no single logout_token"))
-		writeLogoutError(w, "invalid_request", "want one logout_token in a form")
-		return
+	token, err := logoutTokenOf(w, r)
+	if err == nil {
+		err = l.take(r.Context(), p, token)
 	}
-	if err := l.take(r.Context(), p, r.PostForm.Get("logout_token")); err != nil {
-		l.refuse(from.Addr(), p, err)
-		writeLogoutError(w, "invalid_request", "logout token: "+err.Error())
-		return
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusOK)
+	case l.refuse(r, p, err):
+		writeLogoutError(w, "logout token: "+err.Error())
+	default:
+		http.Error(w, "too many logout tokens of yours were refused", http.StatusTooManyRequests)
 	}
-	w.WriteHeader(http.StatusOK)
 }
 
-// refuse notes a logout that was refused. Not having keys is nobody's fault who sends one.
-func (l *providerLogouts) refuse(from netip.Addr, p *Provider, err error) {
-	if !errors.Is(err, jose.ErrNoKeys) && !errors.Is(err, ErrNotReady) && !errors.Is(err, errNotEnded) {
+func logoutTokenOf(w http.ResponseWriter, r *http.Request) (string, error) {
+	r.Body = http.MaxBytesReader(w, r.Body, jose.MaxToken+1024)
+	if err := r.ParseForm(); err != nil || len(r.PostForm["logout_token"]) != 1 {
+		return "", errors.New("want one in a form")
+	}
+	return r.PostForm.Get("logout_token"), nil
+}
+
+// refuse notes a logout that was refused, and reports whether its sender is to be told why: who has sent many is not.
+func (l *providerLogouts) refuse(r *http.Request, p *Provider, err error) (tell bool) {
+	l.logins.cfg.Count(EventLogoutRefused)
+	from := sourceOf(r).Addr()
+	if !l.limit.Admit(from, time.Now()) {
+		return false
+	}
+	if !blameless(err) {
 		l.limit.Failed(from, time.Now())
 	}
-	l.logins.cfg.Count(EventLogoutRefused)
 	l.logins.cfg.Log.Warn("logout of a provider refused", "provider", p.Name(), "source", from, "error", err)
+	return true
+}
+
+// blameless reports whether the provider itself may be refused so.
+func blameless(err error) bool {
+	return errors.Is(err, jose.ErrNoKeys) || errors.Is(err, ErrNotReady) || errors.Is(err, errNotEnded) || errors.Is(err, errReplayed)
 }
 
 var errNotEnded = errors.New("sessions could not all be ended: try again")
@@ -128,15 +140,14 @@ func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	if !l.limit.Admit(from.Addr(), time.Now()) {
+	if !l.limit.Admit(sourceOf(r).Addr(), time.Now()) { // or sids could be guessed
 		l.logins.cfg.Count(EventLogoutRefused)
 		http.Error(w, "too many logouts of yours were refused", http.StatusTooManyRequests)
 		return
 	}
 	iss, sid := q["iss"], q["sid"]
 	if len(iss) != 1 || len(sid) != 1 || iss[0] != p.Issuer() || sid[0] == "" || len(sid[0]) > maxSID {
-		l.refuse(from.Addr(), p, errors.New("the parameters iss and sid are not those of a session"))
+		l.refuse(r, p, errors.New("the parameters iss and sid are not those of a session"))
 		http.Error(w, "want iss and sid", http.StatusBadRequest)
 		return
 	}
@@ -158,8 +169,8 @@ func (l *providerLogouts) named(name string) *Provider {
 }
 
 // writeLogoutError answers as RFC 6749, section 5.2 does.
-func writeLogoutError(w http.ResponseWriter, code, description string) {
-	writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": jose.Printable(description)})
+func writeLogoutError(w http.ResponseWriter, description string) {
+	writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": jose.Printable(description)})
 }
 
 // dropSignedOut drops sign-ins under way of whom their provider has signed out meanwhile, and returns how many.

@@ -118,7 +118,7 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request, key session.Key)
 	if err := readJSON(w, r, maxBody, &req); err != nil {
 		return err
 	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	from := sourceOf(r)
 	var d *Demand
 	if req.Service != "" {
 		who, services, err := h.servicesOf(key, from)
@@ -155,8 +155,7 @@ func (h *Handler) device(w http.ResponseWriter, r *http.Request, key session.Key
 	if err := readJSON(w, r, maxBody, &req); err != nil {
 		return err
 	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
-	started, err := h.cfg.Logins.BeginDevice(r.Context(), key, from.Addr(), req)
+	started, err := h.cfg.Logins.BeginDevice(r.Context(), key, sourceOf(r).Addr(), req)
 	if err != nil {
 		return err
 	}
@@ -183,11 +182,11 @@ func (h *Handler) pollDevice(w http.ResponseWriter, r *http.Request, key session
 
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, key session.Key) error {
 	var req api.LoginToken
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // what cannot be read counts as one source
+	from := sourceOf(r).Addr()
 	if err := readJSON(w, r, maxTokenBody, &req); err != nil {
-		return h.cfg.Machines.refuse("", key, from.Addr(), err)
+		return h.cfg.Machines.refuse("", key, from, err)
 	}
-	s, err := h.cfg.Machines.SignIn(r.Context(), key, from.Addr(), req)
+	s, err := h.cfg.Machines.SignIn(r.Context(), key, from, req)
 	if err != nil {
 		return err
 	}
@@ -215,8 +214,7 @@ func (h *Handler) logout(w http.ResponseWriter, r *http.Request, key session.Key
 }
 
 func (h *Handler) services(w http.ResponseWriter, r *http.Request, key session.Key) error {
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // zero is in no network
-	_, services, err := h.servicesOf(key, from)
+	_, services, err := h.servicesOf(key, sourceOf(r))
 	if err != nil {
 		return err
 	}
@@ -238,6 +236,12 @@ func (h *Handler) servicesOf(key session.Key, from netip.AddrPort) (session.Iden
 		return session.Identity{}, nil, &api.Error{Code: api.CodeSessionEnded, Message: ended.Error(), Hint: "run `curfew login` again"}
 	}
 	return s.Identity, h.cfg.Services.ServicesFor(s, from), nil
+}
+
+// sourceOf is where a request comes from. All that cannot be read count as one source, which is in no network.
+func sourceOf(r *http.Request) netip.AddrPort {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return from
 }
 
 func (h *Handler) describe(s session.Session) api.Session {

@@ -25,11 +25,12 @@ import (
 // How often discovery is tried.
 const (
 	discoverFirst = time.Second // doubles after each failure
-	// discoverPatience is how long a sign-in waits for the first one to work.
-	discoverPatience = 2 * time.Second
-	discoverMax      = time.Minute
-	discoverAgain    = time.Hour // once it has worked; a failure then changes nothing
+	discoverMax   = time.Minute
+	discoverAgain = time.Hour // once it has worked; a failure then changes nothing
 )
+
+// discoverPatience is how long a sign-in waits for the first discovery to work.
+const discoverPatience = 2 * time.Second
 
 // ErrNotReady is returned while a provider's discovery document has not been read yet. Only
 // sign-ins are refused meanwhile.
@@ -167,7 +168,6 @@ type discovery struct {
 	Device        string   `json:"device_authorization_endpoint"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
 	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
-	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 }
 
 func (d *discovery) check() error {
