@@ -79,6 +79,9 @@ func (e *EndedError) Unwrap() error { return e.told }
 
 var reasons = map[session.Reason]string{
 	session.ReasonAbsolute:    "its time was up",
+	session.ReasonConflict:    "the agents of the cluster contradict each other about it",
+	session.ReasonReplayed:    "the token it was made with was used with another key, too",
+	session.ReasonUnvalidated: "the identity provider could not be asked about it for too long",
 	session.ReasonIdle:        "it was idle for too long",
 	session.ReasonKilled:      "an operator ended it",
 	session.ReasonLogout:      "you signed out",

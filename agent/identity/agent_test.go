@@ -224,13 +224,13 @@ func agentCert(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// withProvider starts a real provider that knows alice, and an agent that uses it.
+// withProvider starts a real provider that knows alice and mallory, and an agent that uses it.
 func withProvider(t *testing.T) (*agent, *oidc.Provider) {
 	t.Helper()
 	a := listen(t)
 	p := oidc.Start(t, oidc.Options{
 		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp")).WithDevice()},
-		Users:   map[string]oidc.Claims{"alice": {"name": "Alice A.", "email": "alice@example.com", "groups": []string{"dba", "staff"}}},
+		Users:   map[string]oidc.Claims{"alice": {"name": "Alice A.", "email": "alice@example.com", "groups": []string{"dba", "staff"}}, "mallory": {}},
 	})
 	a.serve(t, a.config("corp", p.Issuer))
 	a.waitReady(t, "corp")

@@ -199,7 +199,40 @@ func TestCallbackInAnotherBrowser(t *testing.T) {
 	if err != nil || end.Status != http.StatusForbidden || !strings.Contains(end.Body, "another browser") || !isCallback(end.URL) {
 		t.Errorf("the victim ends at %s: %d %q, %v", end.URL, end.Status, end.Body, err)
 	}
-	if a.counted(identity.EventBrowserRefused) != 1 || a.table.count() != 0 {
+	own, err := oidc.NewBrowser("mallory", a.roots).Walk(t.Context(), newCaller(t, a).begin().URL, isCallback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err = oidc.NewBrowser("alice", a.roots).Walk(t.Context(), own.URL.String(), atLoopback)
+	if err != nil || end.Status != http.StatusForbidden || !isCallback(end.URL) {
+		t.Errorf("with the attacker's answer the victim ends at %s: %d, %v", end.URL, end.Status, err)
+	}
+	if a.counted(identity.EventBrowserRefused) != 2 || a.table.count() != 0 {
+		t.Errorf("counts %v, %d sessions", a.counts, a.table.count())
+	}
+}
+
+// TestCodeOfAnotherSignIn puts the provider's code of a victim's sign-in, as a log or a proxy may show it, into the attacker's
+// own: the provider holds it against the challenge that it was given out for (RFC 7636; RFC 9700, section 4.5).
+func TestCodeOfAnotherSignIn(t *testing.T) {
+	a, _ := withProvider(t)
+	isCallback := func(u *url.URL) bool { return strings.HasPrefix(u.Path, "/callback") }
+	stolen, err := oidc.NewBrowser("alice", a.roots).Walk(t.Context(), newCaller(t, a).begin().URL, isCallback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := oidc.NewBrowser("mallory", a.roots)
+	own, err := b.Walk(t.Context(), newCaller(t, a).begin().URL, isCallback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := own.URL.Query()
+	q.Set("code", stolen.URL.Query().Get("code"))
+	own.URL.RawQuery = q.Encode()
+	if q := walkToCode(t, b, own.URL.String()); q.Get("code") != "" || !strings.Contains(q.Get("error_description"), "invalid_grant") {
+		t.Errorf("loopback query = %v", q)
+	}
+	if a.counted(identity.EventTokenRefused) != 1 || a.table.count() != 0 {
 		t.Errorf("counts %v, %d sessions", a.counts, a.table.count())
 	}
 }

@@ -42,8 +42,9 @@ func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessTo
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.CheckIssued(p.now())
-	return c, errors.Join(p.checkParties(c), err)
+	_, issued := c.CheckIssued(p.now())
+	_, current := c.CheckCurrent(p.now()) // go-oidc lets nbf be five minutes ahead
+	return c, errors.Join(p.checkParties(c), issued, current)
 }
 
 // checkParties checks who issued the token, and that it was issued to us and for us only.
