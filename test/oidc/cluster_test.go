@@ -62,7 +62,11 @@ func TestLogoutInACluster(t *testing.T) {
 	for range c.Nodes {
 		select {
 		case e := <-ends:
-			t.Logf("%s cut the stream %v after the browser asked to be signed out", e.node, e.at.Sub(began).Round(time.Millisecond))
+			late := e.at.Sub(began).Round(time.Millisecond)
+			t.Logf("%s cut the stream %v after the browser asked to be signed out", e.node, late)
+			if late > 5*time.Second { // see TestLogoutAtTheProvider
+				t.Errorf("%s took %v", e.node, late)
+			}
 		case <-time.After(harness.Patience):
 			t.Fatal("a stream goes on")
 		}

@@ -5,6 +5,7 @@
 package oidc_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,34 @@ func TestRevokedGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	his.mustEnd(t)
+}
+
+// TestStolenRefreshToken has a thief use a refresh token that the agent has used before, as it stands in an old core dump: the
+// provider sees two who hold it, takes back all that it gave, and the session ends. Another's goes on.
+func TestStolenRefreshToken(t *testing.T) {
+	s := newSite(t, "true", ", revalidate: {every: 1s}")
+	hers, his := s.alice.psql(t), s.bob.psql(t)
+	tokens, err := s.provider.Tokens()
+	if err != nil || len(tokens) < 3 {
+		t.Fatal(tokens, err)
+	}
+	stolen := tokens[1] // access, refresh and ID token of hers, who was the first to sign in
+	harness.Eventually(t, "it to be used and replaced", func() error {
+		active, err := s.provider.Active(t.Context(), "curfew", "s3cret", stolen)
+		if err == nil && active {
+			err = errors.New("it is good")
+		}
+		return err
+	})
+	hers.mustRun(t)
+	if code, err := s.provider.Refresh(t.Context(), "curfew", "s3cret", stolen); err != nil || code != "invalid_grant" {
+		t.Errorf("the thief gets %q, %v", code, err)
+	}
+	hers.mustEnd(t)
+	if r := s.alice.curfew(t, "status"); r.Code != 4 || !strings.Contains(r.Stderr, "the identity provider ended it") {
+		t.Errorf("status: %+v", r)
+	}
+	his.mustRun(t)
 }
 
 // TestClaimsThatChange has a user leave a group at the provider: what policy let in for it is cut, and the session lives.

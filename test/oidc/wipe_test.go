@@ -19,7 +19,7 @@ import (
 )
 
 // TestTokensAreWiped looks for the provider's tokens in the memory of both processes and in all files of the agent: they are
-// in the memory of one, while the session lives, and nowhere afterwards.
+// in the memory of one, while the session lives, and nowhere afterwards, whoever ended it. Nor are they of use at the provider.
 func TestTokensAreWiped(t *testing.T) {
 	s := newSite(t, "true", ", revalidate: {every: 1s}")
 	find := func() (places []string) {
@@ -41,20 +41,55 @@ func TestTokensAreWiped(t *testing.T) {
 		}
 		return places
 	}
-	if places := find(); len(places) != 1 || !strings.HasPrefix(places[0], "proxy: ") {
-		t.Errorf("while the sessions live: %v", places)
-	}
-	for _, u := range []*user{s.alice, s.bob} {
+	signOut := func(u *user) {
 		if r := u.curfew(t, "logout"); r.Code != 0 {
 			t.Errorf("logout: %+v", r)
 		}
 	}
-	harness.Eventually(t, "the tokens to be gone", func() error {
-		if places := find(); len(places) > 0 {
-			return fmt.Errorf("%v", places)
+	for round, tc := range []struct {
+		by  string
+		end func()
+	}{
+		{"the users", func() { signOut(s.alice); signOut(s.bob) }},
+		{"the provider and an operator", func() {
+			if err := s.alice.browser.SignOut(t.Context(), s.provider); err != nil {
+				t.Error(err)
+			}
+			if r := s.agent.Curfew(t, "kill", "--subject", "bob"); r.Code != 0 {
+				t.Errorf("kill: %+v", r)
+			}
+		}},
+	} {
+		if round > 0 {
+			s.alice.mustLogin(t)
+			s.bob.mustLogin(t)
 		}
-		return nil
-	})
+		if places := find(); len(places) != 1 || !strings.HasPrefix(places[0], "proxy: ") {
+			t.Errorf("while the sessions live: %v", places)
+		}
+		tc.end()
+		harness.Eventually(t, "the tokens to be gone, with sessions ended by "+tc.by, func() error {
+			if places := find(); len(places) > 0 {
+				return fmt.Errorf("%v", places)
+			}
+			return nil
+		})
+		s.mustBeRevoked(t)
+	}
+}
+
+// mustBeRevoked checks that no token that the provider has given out so far is of use there.
+func (s *site) mustBeRevoked(t *testing.T) {
+	t.Helper()
+	tokens, err := s.provider.Tokens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, token := range tokens {
+		if active, err := s.provider.Active(t.Context(), "curfew", "s3cret", token); active || err != nil {
+			t.Errorf("token %d of %d is active: %v, %v", i, len(tokens), active, err)
+		}
+	}
 }
 
 // inMemory counts how often text is in the memory of a process that can be written to.
