@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/identity"
@@ -80,4 +81,22 @@ func TestDeviceWithTheRealProvider(t *testing.T) {
 			t.Errorf("counted %v", a.counts)
 		}
 	})
+}
+
+// TestDeviceCodeOfTheRealProviderExpires: nobody enters the code, and the user is told so when the provider's time is up.
+func TestDeviceCodeOfTheRealProviderExpires(t *testing.T) {
+	a := listen(t)
+	p := oidc.Start(t, oidc.Options{TTL: map[string]int{"DeviceCode": 2},
+		Clients: []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("corp")).WithDevice()}})
+	a.serve(t, a.config("corp", p.Issuer))
+	a.waitReady(t, "corp")
+	began := time.Now()
+	_, err := client.LoginDevice(t.Context(), client.LoginConfig{Agent: a.connect(t), Progress: io.Discard})
+	var e *api.Error
+	if !errors.As(err, &e) || e.Code != api.CodeLoginInvalid || !strings.Contains(e.Message, "nobody entered the code in time") || !strings.Contains(e.Hint, "--device") {
+		t.Errorf("login: %v", err)
+	}
+	if waited := time.Since(began); waited < 2*time.Second {
+		t.Errorf("it gave up after %v", waited)
+	}
 }
