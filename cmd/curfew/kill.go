@@ -15,11 +15,16 @@ import (
 	"github.com/curfew-proxy/curfew/agent/api"
 )
 
+// killFlags is what kill is told.
+type killFlags struct {
+	req   api.KillRequest
+	wait  time.Duration // zero: what the agent thinks right
+	local bool
+	which glass
+}
+
 func (a *app) newKillCmd() *cobra.Command {
-	var req api.KillRequest
-	var local bool
-	var which glass
-	var wait time.Duration // zero: what the agent thinks right
+	var f killFlags
 	cmd := &cobra.Command{
 		Use:   "kill [SESSION]",
 		Short: "End sessions now, with all their connections, and prove it",
@@ -45,30 +50,34 @@ asking the agent: for when it hangs.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				req.Session = args[0]
+				f.req.Session = args[0]
 			}
-			if wait <= 0 && c.Flags().Changed("wait") {
+			if f.wait <= 0 && c.Flags().Changed("wait") {
 				return usage("--wait must be above zero; to wait for no node: --no-wait")
 			}
-			req.Patience = api.Seconds(wait)
-			return a.kill(c.Context(), req, local, which)
+			f.req.Patience = api.Seconds(f.wait)
+			return a.kill(c.Context(), f.req, f.local, f.which)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&req.Subject, "subject", "", "sessions of this subject")
-	f.StringVar(&req.Group, "group", "", "sessions of members of this group")
-	f.StringVar(&req.Service, "service", "", "sessions with a live connection to this service")
-	f.StringVar(&req.Where, "where", "", "sessions for which this CEL expression is true")
-	f.BoolVar(&req.All, "all", false, "every session")
-	f.StringVar(&req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
-	f.BoolVar(&req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
-	f.DurationVar(&wait, "wait", wait, "how long other nodes of the cluster may take to answer (default 5s and 1ms a session)")
-	f.BoolVar(&req.NoWait, "no-wait", false, "do not wait for other nodes of the cluster")
-	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
-	f.BoolVar(&local, "local", false, "without the agent, by the kernel's objects alone")
-	f.StringVar(&which.run, "run", defaultRun, "with --local: the agent's run directory")
-	f.StringVar(&which.instance, "instance", "", "with --local: the agent's name, where several are on this host")
+	f.add(cmd)
 	return cmd
+}
+
+func (f *killFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.req.Subject, "subject", "", "sessions of this subject")
+	flags.StringVar(&f.req.Group, "group", "", "sessions of members of this group")
+	flags.StringVar(&f.req.Service, "service", "", "sessions with a live connection to this service")
+	flags.StringVar(&f.req.Where, "where", "", "sessions for which this CEL expression is true")
+	flags.BoolVar(&f.req.All, "all", false, "every session")
+	flags.StringVar(&f.req.Reason, "reason", "", "why; users see it, and the audit log keeps it")
+	flags.BoolVar(&f.req.DryRun, "dry-run", false, "say what would be ended, and end nothing")
+	flags.DurationVar(&f.wait, "wait", 0, "how long other nodes of the cluster may take to answer (default 5s and 1ms a session)")
+	flags.BoolVar(&f.req.NoWait, "no-wait", false, "do not wait for other nodes of the cluster")
+	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
+	flags.BoolVar(&f.local, "local", false, "without the agent, by the kernel's objects alone")
+	flags.StringVar(&f.which.run, "run", defaultRun, "with --local: the agent's run directory")
+	flags.StringVar(&f.which.instance, "instance", "", "with --local: the agent's name, where several are on this host")
 }
 
 func (a *app) kill(ctx context.Context, req api.KillRequest, local bool, which glass) error {

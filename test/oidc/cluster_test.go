@@ -64,7 +64,7 @@ func TestLogoutInACluster(t *testing.T) {
 		case e := <-ends:
 			late := e.at.Sub(began).Round(time.Millisecond)
 			t.Logf("%s cut the stream %v after the browser asked to be signed out", e.node, late)
-			if late > 5*time.Second { // see TestLogoutAtTheProvider
+			if late > 5*time.Second { // the promise is a second: see TestLogoutAtTheProvider
 				t.Errorf("%s took %v", e.node, late)
 			}
 		case <-time.After(harness.Patience):

@@ -62,17 +62,20 @@ func (u *user) mustLogin(t *testing.T) {
 	})
 }
 
-// TestLogoutAtTheProvider has psql run when its user signs out at the provider, in the browser, and at nothing else.
+// TestLogoutAtTheProvider has psql run when its user signs out at the provider, in the browser, and at nothing else. It is cut
+// within a second, in one of three tries: the machine has other things to do, too.
 func TestLogoutAtTheProvider(t *testing.T) {
 	s := newSite(t, "true", "")
-	hers, his := s.alice.psql(t), s.bob.psql(t)
-	began := time.Now()
-	if err := s.alice.browser.SignOut(t.Context(), s.provider); err != nil {
-		t.Fatal(err)
+	his := s.bob.psql(t)
+	late := s.timeSignOut(t)
+	for range 2 {
+		if late < time.Second {
+			break
+		}
+		s.alice.mustLogin(t)
+		late = s.timeSignOut(t)
 	}
-	hers.mustEnd(t)
-	t.Logf("psql was cut %v after the browser asked to be signed out", hers.ended.Sub(began).Round(time.Millisecond))
-	if late := hers.ended.Sub(began); late > 5*time.Second { // the promise is a second; this machine has other things to do, too
+	if late >= time.Second {
 		t.Errorf("it took %v", late)
 	}
 	if r := s.alice.curfew(t, "status"); r.Code != 4 || !strings.Contains(r.Stderr, "the identity provider ended it") {
@@ -83,6 +86,19 @@ func TestLogoutAtTheProvider(t *testing.T) {
 	}
 	his.mustRun(t)
 	s.alice.mustLogin(t)
+}
+
+// timeSignOut returns how long after she asked to be signed out at the provider alice's psql is cut.
+func (s *site) timeSignOut(t *testing.T) time.Duration {
+	t.Helper()
+	hers, began := s.alice.psql(t), time.Now()
+	if err := s.alice.browser.SignOut(t.Context(), s.provider); err != nil {
+		t.Fatal(err)
+	}
+	hers.mustEnd(t)
+	late := hers.ended.Sub(began).Round(time.Millisecond)
+	t.Logf("psql was cut %v after the browser asked to be signed out", late)
+	return late
 }
 
 // running is a command under way.
