@@ -26,7 +26,7 @@ import (
 //	not here    discovery-webfinger-*: issuers are configured. dynamic-registration: so are clients. 3rd-party-init-login:
 //	            only who holds a client key begins a sign-in, see TestLinkSentToVictim. request-uri-*: we send no request
 //	            objects. missing-athash, nonce-unless-code-flow, *-chash: of the hybrid and implicit flows. formpost-*: of
-//	            response_mode form_post. userinfo-bearer-body: one of the two ways is enough. signed-userinfo: not asked
+//	            response_mode form_post. userinfo-bearer-body: one of the two ways is enough. userinfo-signed: not asked
 //	            for. mtls-endpoint-aliases: of another client authentication. aggregated-claims and distributed-claims:
 //	            optional, and refused where they hold the groups, see TestIDTokens. session-management: needs a page of
 //	            ours that stays open. signing-algorithms: see oidcc-client-test-idtoken-sig-*.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -142,14 +141,7 @@ func (l *Logins) begin(key session.Key, source netip.Addr, req api.LoginRequest,
 	if err := l.add(lg); err != nil {
 		return api.LoginStarted{}, err
 	}
-	return api.LoginStarted{URL: startURL(p, start), Provider: p.Name(), ExpiresIn: api.Seconds(loginLifetime)}, nil
-}
-
-// startURL is at the host of the callback, or the browser would not send the cookie there.
-func startURL(p *Provider, token string) string {
-	u, _ := url.Parse(p.cfg.RedirectURL) // has been validated
-	u.Path, u.RawPath = pathStart+token, ""
-	return u.String()
+	return api.LoginStarted{URL: p.page(pathStart + start), Provider: p.Name(), ExpiresIn: api.Seconds(loginLifetime)}, nil
 }
 
 func (l *Logins) add(lg *login) error {

@@ -248,6 +248,7 @@ func TestLogoutRequests(t *testing.T) {
 	}
 }
 
+// TestFrontChannelLogout has the module oidcc-client-test-rp-frontchannel-rpinitlogout, and what is to be refused.
 func TestFrontChannelLogout(t *testing.T) {
 	h := newHostile(t)
 	_, ends, handler := logoutServer(t, h, func(c *Config) { c.FrontChannelLogout = true })

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,14 @@ func (p *Provider) Name() string { return p.cfg.Name }
 
 // Issuer returns the provider's issuer URL.
 func (p *Provider) Issuer() string { return p.cfg.Issuer }
+
+// page is the address of one of the agent's pages, at the host of the callback, or browsers would not send
+// the cookie there.
+func (p *Provider) page(path string) string {
+	u, _ := url.Parse(p.cfg.RedirectURL) // has been validated
+	u.Path, u.RawPath = path, ""
+	return u.String()
+}
 
 // Ready reports whether discovery has worked.
 func (p *Provider) Ready() bool { return p.meta.Load() != nil }

@@ -125,13 +125,6 @@ func (s *signOuts) finish(provider, state string) bool {
 	return true
 }
 
-// page is the address of one of the agent's pages, at the host of the callback.
-func (p *Provider) page(path string) string {
-	u, _ := url.Parse(p.cfg.RedirectURL) // has been validated
-	u.Path, u.RawPath = path, ""
-	return u.String()
-}
-
 // leave is the page that `curfew logout --provider` opens: it sends the browser on to the provider.
 func (h *Handler) leave(w http.ResponseWriter, r *http.Request) {
 	to, ok := h.cfg.Logins.signOuts.redirect(r.PathValue("token"))

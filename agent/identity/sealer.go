@@ -108,8 +108,8 @@ func (v *Vault) Keep(key []byte, disk Sealed, providers []*Provider, live func(s
 			v.log.Warn("tokens of a session dropped: the provider cannot be asked about it", "session", id, "provider", g.Provider, "error", err)
 			seal.forget(id)
 		case !live(id):
-			v.queue = append(v.queue, grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}}) // they were not revoked
-			seal.forget(id)
+			// They were not revoked; the disk keeps them until they are.
+			v.queue = append(v.queue, grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}})
 		default:
 			v.held[id] = grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}, asked: g.Asked}
 		}

@@ -113,3 +113,26 @@ func TestTokensInABackup(t *testing.T) {
 		t.Error("no key at all was accepted")
 	}
 }
+
+// Of a session that ended while the agent was down the tokens are revoked, and then gone from the disk: an agent that is stopped
+// before it could goes on when it is back.
+func TestTokensOfASessionThatEndedMeanwhile(t *testing.T) {
+	h, d, r := refreshed(t, nil, nil)
+	none := func(session.ID) bool { return false }
+	again := func() *Vault {
+		v := NewVault(r.Log, nil)
+		if err := v.Keep(make([]byte, SealKeyLen), d, r.Providers, none); err != nil || len(v.held) != 0 || len(v.queue) != 1 {
+			t.Fatalf("%d held, %d to be revoked, %v", len(v.held), len(v.queue), err)
+		}
+		return v
+	}
+	if again(); len(d.disk) != 1 {
+		t.Error("the disk has nothing before they are revoked")
+	}
+	stop := runVault(t, again())
+	waitFor(t, func() bool { return h.revoked.Load() == 2 })
+	stop()
+	if len(d.disk) != 0 {
+		t.Errorf("the disk has %v", d.disk)
+	}
+}

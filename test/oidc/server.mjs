@@ -38,6 +38,11 @@ server.listen(config.port, '127.0.0.1', () => {
       introspection: { enabled: true },
       backchannelLogout: { enabled: true },
       deviceFlow: { enabled: true },
+      clientCredentials: { enabled: true },
+      resourceIndicators: { // access tokens for whatever is asked for are signed, and say so
+        enabled: true,
+        getResourceServerInfo: async () => ({ scope: '', accessTokenFormat: 'jwt' }),
+      },
     },
     // A refresh token for everyone who may have one, whether or not offline_access was asked for.
     issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
