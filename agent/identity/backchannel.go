@@ -87,6 +87,7 @@ var errNotEnded = errors.New("sessions could not all be ended: try again")
 
 // take ends what a logout token says.
 func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string) error {
+	p.await(discoverPatience) // who is told no does not come again
 	t, err := p.verifyLogout(ctx, raw)
 	if err != nil {
 		return err

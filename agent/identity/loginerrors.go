@@ -28,14 +28,11 @@ func unavailable(p *Provider) *api.Error {
 
 // refusedSession says to the user why the session table did not take the session.
 func refusedSession(err error) error {
-	var refusal *session.Refusal
 	switch {
-	case errors.As(err, &refusal):
-		return &api.Error{Code: api.CodeForbidden, Message: refusal.Error(), Cause: err}
 	case errors.Is(err, session.ErrWatermark):
 		return &api.Error{Code: api.CodeForbidden, Message: "all sessions of yours were ended while you signed in", Cause: err, Hint: "run `curfew login` again"}
 	case errors.Is(err, session.ErrTooMany):
-		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err}
+		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err, Hint: "wait until some have ended, or ask the operator"}
 	case errors.Is(err, session.ErrKeyInUse), errors.Is(err, session.ErrNotFound): // nothing that it could follow
 		return &api.Error{Code: api.CodeForbidden, Message: "this client key has a live session of somebody else", Cause: err,
 			Hint: "sign out first, or sign in with a fresh key"}

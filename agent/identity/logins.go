@@ -50,8 +50,8 @@ type NewSession struct {
 
 // Sessions is the session table, as far as signing in and out needs it.
 type Sessions interface {
-	// Create makes a session. A session.Refusal, session.ErrTooMany or session.ErrCredentialUsed is told to the
-	// user. A live session of the same key and identity is superseded.
+	// Create makes a session. An api.Error, session.ErrWatermark, ErrTooMany, ErrKeyInUse or ErrCredentialUsed is told to
+	// the user. A live session of the same key and identity is superseded.
 	Create(ctx context.Context, s NewSession) (session.Session, error)
 	// ByKey returns the newest session of a client key, also when it has ended (Ended is set, or
 	// the error is a session.EndedError). It returns session.ErrUnknownKey if there is none.

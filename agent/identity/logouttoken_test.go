@@ -215,6 +215,27 @@ func TestLogoutTokensThatAreBadAreLimited(t *testing.T) {
 	}
 }
 
+// TestLogoutWhenTheAgentHasJustStarted keeps out a logout that is lost because the agent, which has been restarted, does not yet
+// know where the provider's keys are: the provider does not ask twice.
+func TestLogoutWhenTheAgentHasJustStarted(t *testing.T) {
+	h := newHostile(t)
+	l, ends, handler := logoutServer(t, h, nil)
+	p, err := NewProvider(l.logins.cfg.Providers[0].cfg, l.logins.cfg.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.logins.cfg.Providers[0] = p
+	token := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, encodeJSON(t, h.logoutClaims("1")))
+	done := make(chan *httptest.ResponseRecorder)
+	go func() { done <- postLogout(handler, token) }()
+	if err := p.discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-done; w.Code != http.StatusOK || len(ends.taken()) != 1 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestLogoutRequests(t *testing.T) {
 	h := newHostile(t)
 	_, ends, handler := logoutServer(t, h, nil)

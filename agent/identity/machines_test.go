@@ -296,7 +296,7 @@ func TestMachineSessionNotMade(t *testing.T) {
 		d.table.fail = tc.err
 		_, err := d.present(t, 1, c.token(t, nil))
 		var e *api.Error
-		if !errors.As(err, &e) || e.Code != tc.code || !strings.Contains(e.Message, tc.want) || d.counts[tc.event] != 1 {
+		if !errors.As(err, &e) || e.Code != tc.code || !strings.Contains(e.Message, tc.want) || e.Hint == "" || d.counts[tc.event] != 1 {
 			t.Errorf("%v: %v, %v", tc.err, err, d.counts)
 		}
 	}
