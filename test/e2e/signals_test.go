@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -60,7 +59,7 @@ signals: [{name: idp, issuer: 'https://idp.example', audience: curfew, jwks_uri:
 		{"cleo", "POST", "/v1/signals/idp", "application/secevent+jwt", set("cleo"), http.StatusAccepted},
 	} {
 		t.Run(tc.path, func(t *testing.T) {
-			theirs, others := machine(t, r, key, tc.user), machine(t, r, key, tc.user+"-other")
+			theirs, others := signedIn(t, r, key, tc.user), signedIn(t, r, key, tc.user+"-other")
 			cut, stays := mustConnect(t, addr, theirs), mustConnect(t, addr, others)
 			path := tc.path
 			if tc.method == "PATCH" {
@@ -84,29 +83,12 @@ signals: [{name: idp, issuer: 'https://idp.example', audience: curfew, jwks_uri:
 	}
 }
 
-// machine signs in with a token of its platform, by the program.
-func machine(t *testing.T, r *rig, key *jwt.Key, subject string) harness.Credentials {
+// signedIn has a machine sign in with a token of its platform, by the program.
+func signedIn(t *testing.T, r *rig, key *jwt.Key, subject string) harness.Credentials {
 	t.Helper()
-	home, now := t.TempDir(), time.Now().Unix()
-	claims, err := json.Marshal(map[string]any{"iss": "https://idp.example", "aud": "gateway", "sub": subject, "iat": now, "exp": now + 3600})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(home, "token")
-	if err := os.WriteFile(file, []byte(key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, string(claims))), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "login", "--accept-new", "--token-file", file, r.Gateway)
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+home, "CURFEW_AGENT=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("login: %v\n%s", err, out)
-	}
-	dirs, err := filepath.Glob(filepath.Join(home, "curfew", "*", "cert.pem"))
-	if err != nil || len(dirs) != 1 {
-		t.Fatalf("certificates: %v, %v", dirs, err)
-	}
-	dir := filepath.Dir(dirs[0])
-	return harness.Credentials{Cert: dirs[0], Key: filepath.Join(dir, "key.pem"), CA: filepath.Join(dir, "ca.pem")}
+	m := newMachine(t, r, key, subject, time.Hour)
+	m.login(t)
+	return m.credentials(t)
 }
 
 // scimID is what the agent calls a user, as a directory finds out.
