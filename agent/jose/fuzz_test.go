@@ -3,6 +3,9 @@
 package jose
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -45,6 +48,38 @@ func FuzzClaims(f *testing.F) {
 		}
 		if strings.ContainsFunc(sub, unicode.IsControl) || len(sub) > MaxSubject {
 			t.Fatalf("%q got through", sub)
+		}
+	})
+}
+
+// FuzzKeys: whatever an issuer publishes, what is taken from it are public keys that are strong enough to check signatures with.
+func FuzzKeys(f *testing.F) {
+	f.Add([]byte(jwt.Set(jwt.NewKey(f, "k"))))
+	f.Add([]byte(`{"keys":[{"kty":"oct","k":"c2VjcmV0"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"OKP","crv":"Ed25519","x":""}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},{"kty":"XYZ"},null,7]}`))
+	f.Add([]byte(`{"keys":{}}`))
+	f.Fuzz(func(t *testing.T, set []byte) {
+		keys, err := parseKeys(set)
+		if err == nil && (len(keys) == 0 || len(keys) > maxKeys) {
+			t.Fatalf("%d keys", len(keys))
+		}
+		for _, k := range keys {
+			switch public := k.Key.(type) {
+			case *rsa.PublicKey:
+				if public.N.BitLen() < minRSABits {
+					t.Fatalf("an RSA key of %d bits", public.N.BitLen())
+				}
+			case *ecdsa.PublicKey:
+				if _, err := public.ECDH(); err != nil {
+					t.Fatalf("a point that is not on its curve: %v", err)
+				}
+			case ed25519.PublicKey:
+				if len(public) != ed25519.PublicKeySize {
+					t.Fatalf("an Ed25519 key of %d bytes", len(public))
+				}
+			default:
+				t.Fatalf("%T was taken", k.Key)
+			}
 		}
 	})
 }
