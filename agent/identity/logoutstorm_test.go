@@ -8,9 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -61,28 +59,5 @@ func TestStormOfLogouts(t *testing.T) {
 	}
 	if n := s.fetched.Load(); n != 1 {
 		t.Errorf("the keys were fetched %d times", n)
-	}
-}
-
-// What is remembered of logout tokens is bounded, in number and in time.
-func TestOnce(t *testing.T) {
-	var o once
-	now := time.Now()
-	for i := range onceMax + 10 {
-		if !o.admit(fmt.Sprint(i), now) {
-			t.Fatalf("%d is new", i)
-		}
-	}
-	if len(o.seen) > onceMax || len(o.fifo) != len(o.seen) {
-		t.Errorf("%d are remembered, %d in order", len(o.seen), len(o.fifo))
-	}
-	if o.admit(fmt.Sprint(onceMax), now) {
-		t.Error("one of a moment ago is admitted again")
-	}
-	if now = now.Add(logoutMaxAge + jose.Leeway + time.Second); !o.admit("x", now) || len(o.seen) != 1 || len(o.fifo) != 1 {
-		t.Errorf("%d are remembered that are too old to come again", len(o.seen))
-	}
-	if o.again("x"); !o.admit("x", now) || o.admit("x", now) || len(o.fifo) != 1 {
-		t.Errorf("one that was taken back: %d in order", len(o.fifo))
 	}
 }
