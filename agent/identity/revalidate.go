@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/curfew-proxy/curfew/agent/jose"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -103,9 +104,11 @@ func (r *Revalidator) ask(ctx context.Context, g grant) {
 		r.Vault.asked(g, Tokens{}, nil)
 		return
 	}
-	tokens, now, err := g.provider.refresh(ctx, g.tokens, who)
+	asking, cancel := heardOut(ctx)
+	defer cancel()
+	tokens, now, err := g.provider.refresh(asking, g.tokens, who)
 	switch {
-	case ctx.Err() != nil && tokens.Empty():
+	case ctx.Err() != nil && tokens.Empty() && !errors.Is(err, errRevoked):
 		r.Vault.asked(g, tokens, ctx.Err())
 		return
 	case err == nil:
@@ -128,6 +131,17 @@ func (r *Revalidator) ask(ctx context.Context, g grant) {
 	if overdue := g.provider.cfg.Revalidation.Overdue(); overdue > 0 && silent >= overdue {
 		r.end(ctx, log, g, session.ReasonUnvalidated, "the provider has not answered for "+silent.Round(time.Second).String())
 	}
+}
+
+// lastWord is how long a provider has to answer when the agent stops.
+const lastWord = 2 * time.Second
+
+// heardOut is for a request whose answer must not be lost: it goes on for a moment when ctx ends. A provider that has replaced a
+// token takes the use of the old one, after a restart, for theft.
+func heardOut(ctx context.Context) (context.Context, context.CancelFunc) {
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), jose.Timeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWord, cancel) })
+	return asking, func() { stop(); cancel() }
 }
 
 func (r *Revalidator) end(ctx context.Context, log *slog.Logger, g grant, why session.Reason, message string) {
@@ -192,7 +206,11 @@ func (v *Vault) asked(g grant, tokens Tokens, err error) {
 		v.held[g.session] = now
 		now.tokens = now.tokens.clone() // for the disk; the session may end at any time
 	}
+	closed := v.closed
 	v.mu.Unlock()
+	if closed {
+		defer v.forget(g.session)
+	}
 	switch {
 	case held && tokens.Empty():
 		now.tokens.Wipe()

@@ -230,3 +230,77 @@ func TestRevalidationIsSingleFlight(t *testing.T) {
 		t.Errorf("%d tokens revoked, %d left on the disk", n, len(d.disk))
 	}
 }
+
+// TestAgentStopsWhileItAsks keeps out an agent that loses the token that it is just being given: after a restart it used the one
+// from before, which the provider took for theft.
+func TestAgentStopsWhileItAsks(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	h, d, r := refreshed(t, func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-answer
+		writeTokens(w, 1, "")
+	}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() { defer close(stopped); _ = r.Vault.Run(ctx) }()
+	go func() { defer close(done); r.Ask(ctx, all) }()
+	<-asked
+	cancel()
+	<-stopped
+	close(answer)
+	<-done
+	if n := len(r.Vault.held) + len(r.Vault.queue); n != 0 || h.revoked.Load() != 0 || len(d.ended) != 0 {
+		t.Errorf("%d grants left in memory, %d tokens revoked, ended %v", n, h.revoked.Load(), d.ended)
+	}
+	again := NewVault(r.Log, nil)
+	if err := again.Keep(make([]byte, SealKeyLen), d, r.Providers, all); err != nil {
+		t.Fatal(err)
+	}
+	if g := again.held[session.ID{1}]; string(g.tokens.Refresh) != "refresh-token-1" {
+		t.Errorf("the disk has %q", g.tokens.Refresh)
+	}
+}
+
+// TestAgentStopsWhileNobodyAnswers: it does not wait for long.
+func TestAgentStopsWhileNobodyAnswers(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	asking, free := heardOut(ctx)
+	defer free()
+	cancel()
+	if asking.Err() != nil {
+		t.Error("the answer is not waited for")
+	}
+	select {
+	case <-asking.Done():
+	case <-time.After(20 * time.Second):
+		t.Error("it is waited for in vain")
+	}
+}
+
+func TestOverdue(t *testing.T) {
+	const every, grace = 10 * time.Minute, time.Hour
+	for r, want := range map[Revalidation]time.Duration{{every, grace}: every + grace, {every, 0}: 0, {0, grace}: 0, {}: 0} {
+		if got := r.Overdue(); got != want {
+			t.Errorf("%+v: %v, want %v", r, got, want)
+		}
+	}
+	now := time.Now()
+	for name, tc := range map[string]struct {
+		r        Revalidation
+		asked    time.Duration // ago
+		failures int
+		want     time.Duration // from now
+	}{
+		"first":                   {Revalidation{every, grace}, every, 0, 30 * time.Second},
+		"third":                   {Revalidation{every, grace}, every, 2, 2 * time.Minute},
+		"no longer than usual":    {Revalidation{every, grace}, every, 60, every},
+		"when the grace is over":  {Revalidation{every, grace}, every + grace - time.Second, 9, time.Second},
+		"without an end":          {Revalidation{every, 0}, 100 * time.Hour, 9, every},
+		"after the end, as usual": {Revalidation{every, grace}, 100 * time.Hour, 0, 30 * time.Second},
+	} {
+		if got := tc.r.retry(now, now.Add(-tc.asked), tc.failures).Sub(now); got != tc.want {
+			t.Errorf("%s: in %v, want %v", name, got, tc.want)
+		}
+	}
+}

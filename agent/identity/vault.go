@@ -35,6 +35,8 @@ type Vault struct {
 	mu    sync.Mutex // guards the fields below
 	held  map[session.ID]grant
 	queue []grant // to be revoked, in no order
+	// closed is set when Run has ended: what is held still is being asked about.
+	closed bool
 }
 
 // grant is what one sign-in was given.
@@ -236,12 +238,24 @@ func (v *Vault) revoke(ctx context.Context, g *grant) error {
 func (v *Vault) wipe() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.closed = true
 	for id, g := range v.held {
 		g.tokens.Wipe()
-		delete(v.held, id)
+		if v.held[id] = g; !g.asking { // else the answer is to go to the disk
+			delete(v.held, id)
+		}
 	}
 	for i := range v.queue {
 		v.queue[i].tokens.Wipe()
 	}
 	v.queue = nil
+}
+
+// forget wipes the tokens of a session from memory, and leaves them on the disk.
+func (v *Vault) forget(id session.ID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	g := v.held[id]
+	g.tokens.Wipe()
+	delete(v.held, id)
 }
