@@ -228,7 +228,8 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		log.Info("provider refused a sign-in", "error", cb.err)
 		return lg.redirect.withError("provider_refused", refusedBecause(cb.err)), nil
 	}
-	signIn, err := lg.provider.exchange(ctx, cb.code, cb.iss, lg.secrets)
+	// Not cut short when the browser goes away: there may be tokens in the answer, which are to be revoked.
+	signIn, err := lg.provider.exchange(context.WithoutCancel(ctx), cb.code, cb.iss, lg.secrets)
 	if err != nil {
 		l.drop(lg)
 		l.cfg.Vault.discard(lg.provider, signIn.Tokens)

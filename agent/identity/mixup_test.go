@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -123,4 +125,26 @@ func TestHugeIDToken(t *testing.T) {
 	}
 	in, err := s.signIn(t, s.provider(t, nil))
 	must(t, in, err, "exchange code")
+}
+
+// TestBrowserGoesAwayMeanwhile keeps out tokens that nobody revokes: the browser has hung up while the provider gave them.
+func TestBrowserGoesAwayMeanwhile(t *testing.T) {
+	honest, _, l, at := twoProviders(t)
+	nonce := l.pending.byKey[session.Key{1}].secrets.nonce
+	ctx, hangUp := context.WithCancel(t.Context())
+	honest.token = func(w http.ResponseWriter, r *http.Request) {
+		hangUp()
+		select {
+		case <-r.Context().Done(): // it has been cut short
+		case <-time.After(200 * time.Millisecond):
+			writeTokens(w, 1, honest.sign(t, nonce, nil))
+		}
+	}
+	_, _ = l.Callback(ctx, at) // nobody hears the answer
+	runVault(t, l.cfg.Vault)
+	l.mu.Lock()
+	l.now = func() time.Time { return time.Now().Add(2 * codeLifetime) }
+	l.sweepLocked()
+	l.mu.Unlock()
+	waitFor(t, func() bool { return honest.revoked.Load() == 2 })
 }
