@@ -81,6 +81,7 @@ func (b *bundle) providers() []identity.Config {
 			Name: p.Name, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: string(bytes.TrimSpace(b.Files[p.ClientSecretFile])),
 			RedirectURL: strings.TrimSuffix(b.Config.URL, "/") + "/callback/" + p.Name,
 			Scopes:      p.Scopes, GroupsClaim: p.GroupsClaim, CA: b.Files[p.CAFile],
+			TrustedAudiences: p.TrustedAudiences, Algorithms: p.Algorithms,
 			FrontChannelLogout: p.FrontChannelLogout, PostLogoutRedirect: p.PostLogoutRedirect, Device: p.Device, Revalidation: identity.Revalidation(p.Revalidate),
 		}
 	}

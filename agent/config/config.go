@@ -118,6 +118,9 @@ type Provider struct {
 	Scopes           []string `yaml:"scopes"`             // beside openid
 	GroupsClaim      string   `yaml:"groups_claim" required:"true"`
 	CAFile           string   `yaml:"ca_file"` // PEM; none: the system's
+	// TrustedAudiences may stand in the aud of an ID token beside ClientID; one for anybody else too is refused.
+	TrustedAudiences []string `yaml:"trusted_audiences"`
+	Algorithms       []string `yaml:"algorithms"` // of ID tokens; none: all asymmetric ones
 	// FrontChannelLogout lets whoever knows the provider's name of a session end it: for providers that cannot tell
 	// the agent itself.
 	FrontChannelLogout bool `yaml:"front_channel_logout"`

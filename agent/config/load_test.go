@@ -190,6 +190,8 @@ var mistakes = map[string]struct {
 	"long socket":        {minimal + "control_socket: /" + strings.Repeat("x", 107) + "\n", []string{`6:17: control_socket: the path has 108 bytes`}},
 	"cleartext issuer": {minimal + "providers: [{name: a, issuer: 'http://idp', client_id: x}]\n",
 		[]string{`6:31: providers[0].issuer: "http://idp" is not safe`}},
+	"symmetric algorithm": {minimal + "providers: [{name: a, issuer: 'https://idp', client_id: x, algorithms: [HS256]}]\n",
+		[]string{`6:73: providers[0].algorithms[0]: "HS256" is no signature`}},
 	"name of a provider": {minimal + "providers: [{name: Corp, issuer: 'http://[::1]:1', client_id: x}]\n", []string{`6:20: providers[0].name: "Corp" cannot be a name`}},
 	"cancel":             {minimal + "    allow_cancel: true\n", []string{`6:5: services[0].allow_cancel: only PostgreSQL has cancel requests`}},
 	"missing file": {minimal + "providers: [{name: a, issuer: 'https://idp', client_id: x, client_secret_file: nope}]\n",

@@ -161,6 +161,7 @@ func (d *document) checkProviders(ps []Provider) {
 		key := fmt.Sprintf("providers[%d]", i)
 		d.checkProviderName(key+".name", p.Name)
 		d.checkIssuer(key+".issuer", p.Issuer)
+		d.checkAlgorithms(key, p.Algorithms)
 	}
 	d.checkUnique("providers", "provider", len(ps), func(i int) string { return ps[i].Name })
 }

@@ -181,6 +181,38 @@ func TestIDTokens(t *testing.T) {
 	}
 }
 
+// A token for several is taken if all the others are trusted, and it says that it was issued to us.
+func TestTrustedAudiences(t *testing.T) {
+	h := newHostile(t)
+	p := h.provider(t, func(c *Config) { c.TrustedAudiences, c.Algorithms = []string{"project"}, []string{"RS256"} })
+	type m = map[string]any
+	for name, tc := range map[string]struct {
+		aud  []string
+		azp  string
+		want string
+	}{
+		"us alone":         {[]string{"us"}, "", ""},
+		"and the trusted":  {[]string{"project", "us"}, "us", ""},
+		"to whom?":         {[]string{"project", "us"}, "", "azp"},
+		"to the trusted":   {[]string{"project", "us"}, "project", "azp"},
+		"the trusted only": {[]string{"project"}, "us", "audience"},
+		"and a stranger":   {[]string{"project", "us", "them"}, "us", "not a trusted audience"},
+	} {
+		c := h.goodClaims()
+		c["aud"] = tc.aud
+		if tc.azp != "" {
+			c["azp"] = tc.azp
+		}
+		_, err := p.signedIn(t.Context(), p.meta.Load(), h.key.Sign(t, m{"alg": "RS256", "kid": "k"}, encodeJSON(t, c)), "access", testNonce)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v; want %q", name, err, tc.want)
+		}
+	}
+	if _, err := p.signedIn(t.Context(), p.meta.Load(), h.key.Sign(t, m{"alg": "PS256", "kid": "k"}, encodeJSON(t, h.goodClaims())), "access", testNonce); err == nil || !strings.Contains(err.Error(), "algorithm") {
+		t.Errorf("an algorithm that is not in the configuration: %v", err)
+	}
+}
+
 // TestGoOIDCStillNeedsUs documents why the checks above exist: were go-oidc to make them itself,
 // they could go.
 func TestGoOIDCStillNeedsUs(t *testing.T) {
