@@ -99,7 +99,7 @@ var mutants = []mutant{
 	// The provider's word.
 	{"an ID token ends sessions", "agent/identity/logouttoken.go",
 		"if _, has := c[\"nonce\"]; has {", "if _, has := c[\"nonce\"]; has && issuer == \"\" {", inIdentity},
-	{"a logout token is good twice", "agent/identity/logouttoken.go",
+	{"a logout token is good twice", "agent/identity/once.go",
 		"; known {\n\t\treturn false", "; known && name == \"\" {\n\t\treturn false", inIdentity},
 	{"tokens are kept when their session ends", "agent/identity/vault.go",
 		"if g, ok := v.take(id); ok {\n\t\tv.enqueue(g)", "if g, ok := v.take(id); !ok {\n\t\tv.enqueue(g)", inIdentity},
