@@ -6,6 +6,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -34,7 +36,8 @@ func (d *described) note(s session.Session) {
 	}
 }
 
-func (d *described) run(ctx context.Context, ask func(session.ID)) error {
+// run calls ask with all sessions that were noted since it was called last, until ctx is done.
+func (d *described) run(ctx context.Context, ask func(context.Context, ...session.ID)) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,8 +48,6 @@ func (d *described) run(ctx context.Context, ask func(session.ID)) error {
 		ids := d.ids
 		d.ids = map[session.ID]bool{}
 		d.mu.Unlock()
-		for id := range ids {
-			ask(id)
-		}
+		ask(ctx, slices.Collect(maps.Keys(ids))...)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -24,7 +25,7 @@ type endings struct {
 	// ask asks the providers about sessions whose tokens this node holds, which held tells; reauthorise asks policy.
 	ask         func(ctx context.Context, which func(session.ID) bool) int
 	held        func(session.ID) bool
-	reauthorise func(context.Context, session.ID)
+	reauthorise func(context.Context, ...session.ID)
 }
 
 // endingsKeep is the least time for which it is remembered that somebody was signed out: sign-ins that are under way
@@ -56,7 +57,8 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 	return ended, errors.Join(errs...)
 }
 
-// Reconsider implements signals.Sessions: each node asks about the sessions that began there, for it has their tokens.
+// Reconsider implements signals.Sessions: each node asks the provider about the sessions that began there, for it has their
+// tokens, and policy about the connections that it has.
 func (e *endings) Reconsider(ctx context.Context, who session.Match) (int, error) {
 	if err := who.Check(); err != nil {
 		return 0, err
@@ -68,31 +70,36 @@ func (e *endings) Reconsider(ctx context.Context, who session.Match) (int, error
 	return len(ids), err
 }
 
-// reconsiderHere asks about the sessions that began at this node, and ends those of which nobody can be asked: somebody who
-// should know says that things have changed.
-func (e *endings) reconsiderHere(ctx context.Context, who session.Match) (ids []session.ID, err error) {
-	mine := map[session.ID]bool{}
+// reconsiderHere asks the provider about the sessions that began at this node, which it returns, and policy about the connections
+// that any of those meant has here.
+func (e *endings) reconsiderHere(ctx context.Context, who session.Match) (mine []session.ID, err error) {
+	var all []session.ID
 	for _, found := range e.table.Select(session.Selector{Where: func(s session.Session, _ []*session.Connection) bool { return who.Matches(&s) }}, false) {
-		if s := &found.Session; e.cluster == nil || s.Origin.Node == e.cluster.time.Self().Node {
-			ids, mine[s.ID] = append(ids, s.ID), true
+		s := &found.Session
+		if all = append(all, s.ID); e.cluster == nil || s.Origin.Node == e.cluster.time.Self().Node {
+			mine = append(mine, s.ID)
 		}
 	}
+	err = e.endUnknown(mine)
+	e.ask(ctx, func(id session.ID) bool { return slices.Contains(mine, id) })
+	e.reauthorise(ctx, all...)
+	return mine, err
+}
+
+// endUnknown ends those of the sessions of which nobody can be asked: somebody who should know says that things have changed.
+func (e *endings) endUnknown(ids []session.ID) error {
 	var errs []error
 	for _, id := range ids {
-		if !e.held(id) {
-			end := session.End{Reason: session.ReasonUnvalidated, Message: "its claims have changed, and the provider cannot be asked", At: e.clock.Wall()}
-			_, err := e.table.End(id, end)
-			var over *session.EndedError
-			if err != nil && !errors.As(err, &over) {
-				errs = append(errs, err)
-			}
+		if e.held(id) {
+			continue
+		}
+		_, err := e.table.End(id, session.End{Reason: session.ReasonUnvalidated, Message: "its claims have changed, and the provider cannot be asked", At: e.clock.Wall()})
+		var over *session.EndedError
+		if err != nil && !errors.As(err, &over) {
+			errs = append(errs, err)
 		}
 	}
-	e.ask(ctx, func(id session.ID) bool { return mine[id] })
-	for _, id := range ids {
-		e.reauthorise(ctx, id)
-	}
-	return ids, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // watermarks are those that end everybody who is meant. Of an e-mail address, nobody knows whose it is but those who are

@@ -102,7 +102,7 @@ func TestReconsider(t *testing.T) {
 		}
 		return len(asked)
 	}
-	e.reauthorise = func(_ context.Context, id session.ID) { again = append(again, id) }
+	e.reauthorise = func(_ context.Context, ids ...session.ID) { again = append(again, ids...) }
 	n, err := e.Reconsider(t.Context(), session.Match{Issuer: "https://idp", Subject: "alice"})
 	if err != nil || n != 2 || len(asked) != 2 || len(again) != 2 {
 		t.Errorf("%d, asked %v, policy %v, %v", n, asked, again, err)

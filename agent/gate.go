@@ -35,8 +35,10 @@ type gate struct {
 	log  *slog.Logger
 	lost func(session.ID)           // the kernel has no entry any more for a session that lives in the table
 	may  func(service string) error // refuses where the cluster says so
-	heed func() error               // takes note of what kill --local has ended, of which the kernel may know nothing
-	cut  func(*session.Connection)  // ends one connection of a session that goes on
+	// stale reports whether policy was asked about a session's connections since one was allowed, which then was not among them.
+	stale func(*session.Connection) bool
+	heed  func() error              // takes note of what kill --local has ended, of which the kernel may know nothing
+	cut   func(*session.Connection) // ends one connection of a session that goes on
 
 	mu         sync.Mutex
 	admissions map[uint64]*admission
@@ -78,6 +80,10 @@ func (g *gate) Register(c *session.Connection, client, upstream *net.TCPConn) (f
 	number, _, err := g.table.Attach(c)
 	if err != nil {
 		return nil, err
+	}
+	if g.stale(c) { // from now on it is among them
+		g.table.Detach(c)
+		return nil, session.ErrStale
 	}
 	if err := g.admit(number, c, client, upstream); err != nil {
 		g.table.Detach(c)

@@ -73,6 +73,7 @@ type proxyProcess struct {
 	localKills *localKills
 	takeovers  chan session.Takeover
 	described  *described
+	changes    changes
 	scrub      scrubber
 
 	// What is done about it.
@@ -235,7 +236,8 @@ func (p *proxyProcess) setUpEnforcement() error {
 		table: p.table, kernel: p.kernel, clock: p.clock, log: p.log, admissions: map[uint64]*admission{},
 		limits: func(service string) (time.Duration, bool) { return p.bundle.Load().serviceLimits(service) },
 		closed: p.observe.closed, lost: p.lost, heed: p.heedLocalKills,
-		may: func(service string) error { return p.cluster.admitTo(service) },
+		may:   func(service string) error { return p.cluster.admitTo(service) },
+		stale: func(c *session.Connection) bool { return p.changes.since(c.Session(), c.Since) },
 	}
 	p.gate.cut = func(c *session.Connection) { p.cut(context.Background(), c) }
 	p.terminator = newTerminator(p.gate, p.clock)
@@ -358,7 +360,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 		func(ctx context.Context) error { return p.drain(ctx, stop) },
 		func(ctx context.Context) error { return p.scrub.run(ctx, p.closeIdle) },
 		func(ctx context.Context) error {
-			return p.described.run(ctx, func(id session.ID) { p.reauthoriseSession(ctx, id) })
+			return p.described.run(ctx, p.reauthoriseSessions)
 		},
 	}
 	for _, provider := range p.providers {

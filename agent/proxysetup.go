@@ -90,7 +90,7 @@ func (p *proxyProcess) closeIdle() {
 
 func (p *proxyProcess) endings() *endings {
 	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout,
-		ask: p.revalidator.Ask, held: p.vault.Holds, reauthorise: p.reauthoriseSession}
+		ask: p.revalidator.Ask, held: p.vault.Holds, reauthorise: p.reauthoriseSessions}
 }
 
 func (p *proxyProcess) setUpControl() error {

@@ -95,20 +95,29 @@ func needRestart(old, now *config.Config) []string {
 
 // reauthorise asks the new policy about every live connection, and ends those that it no longer allows.
 func (p *proxyProcess) reauthorise(ctx context.Context) {
-	p.reauthoriseSelected(ctx, session.Selector{All: true})
+	p.changes.note(p.clock.Boot())
+	p.reauthoriseAll(ctx, p.lives(session.Selector{All: true}))
 }
 
-// reauthoriseSession asks policy about the connections of one session, of which a provider says other things than before.
-func (p *proxyProcess) reauthoriseSession(ctx context.Context, id session.ID) {
-	p.reauthoriseSelected(ctx, session.Selector{ID: id.String()})
-}
-
-func (p *proxyProcess) reauthoriseSelected(ctx context.Context, which session.Selector) {
+// reauthoriseSessions asks policy about the connections of some sessions, of which a provider says other things than before.
+func (p *proxyProcess) reauthoriseSessions(ctx context.Context, ids ...session.ID) {
+	if len(ids) == 0 {
+		return
+	}
+	p.changes.note(p.clock.Boot(), ids...)
 	var list []live
+	for _, id := range ids {
+		list = append(list, p.lives(session.Selector{ID: id.String()})...)
+	}
+	p.reauthoriseAll(ctx, list)
+}
+
+// lives are the connections of some sessions.
+func (p *proxyProcess) lives(which session.Selector) (list []live) {
 	for _, e := range p.table.Select(which, false) {
 		list = append(list, livesOf(e.Session, e.Conns)...)
 	}
-	p.reauthoriseAll(ctx, list)
+	return list
 }
 
 // livesOf are the connections of one session.

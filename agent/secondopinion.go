@@ -14,7 +14,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
-// askingAgain is how many connections that live are asked about at once: fewer than an engine may be asked for, so that
+// askingAgain is about how many connections that live engines are asked at once: fewer than one may be asked about, so that
 // there is room for new ones.
 const askingAgain = 32
 
@@ -61,6 +61,7 @@ func (p *proxyProcess) reauthoriseAll(ctx context.Context, list []live) {
 	var asked errgroup.Group
 	asked.SetLimit(askingAgain)
 	engines := p.engines.Load()
+	round := engines.Round()
 	var doubtful []live
 	for _, l := range list {
 		if err := p.policy.Load().Reauthorize(l.session, l.conn.Service, l.conn.Source); err != nil {
@@ -71,7 +72,7 @@ func (p *proxyProcess) reauthoriseAll(ctx context.Context, list []live) {
 	}
 	for _, l := range doubtful {
 		asked.Go(func() error {
-			decision, err := engines.AskAgain(ctx, opinion.Question{Session: l.session, Service: l.conn.Service, Source: l.conn.Source})
+			decision, err := round.Ask(ctx, opinion.Question{Session: l.session, Service: l.conn.Service, Source: l.conn.Source})
 			if err != nil && ctx.Err() == nil { // else we stop, and know nothing
 				p.disallow(ctx, l, decision, err)
 			}

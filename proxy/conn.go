@@ -17,6 +17,8 @@ import (
 
 // conn is one accepted connection on its way through the proxy:
 //
+//	                                     .------ changed ------.
+//	                                     v                     |
 //	accepted -> handshake -> session -> policy -> dial -> register -> relay -> end
 //	    \___________\___________\__________\________\________\-> refused
 //
@@ -36,6 +38,7 @@ type conn struct {
 	stray    bool
 	counted  bool // in service.active
 	decision string
+	since    session.Instant // when we began to look at what decision rests on; again where the gate says that it has changed
 	record   *session.Connection
 
 	relaying atomic.Pointer[session.Session] // session, once the connection is registered by key
@@ -62,7 +65,7 @@ var (
 
 // accepted takes over a connection that a listener accepted.
 func (p *Proxy) accepted(tcp *net.TCPConn, b *binding) {
-	c := &conn{proxy: p, id: p.lastID.Add(1), client: tcp, service: b.service}
+	c := &conn{proxy: p, id: p.lastID.Add(1), client: tcp, service: b.service, since: p.cfg.Clock.Boot()}
 	c.source = tcp.RemoteAddr().(*net.TCPAddr).AddrPort()
 	c.source = netip.AddrPortFrom(c.source.Addr().Unmap(), c.source.Port())
 	p.live.add(c)
@@ -89,7 +92,7 @@ func (c *conn) serve(b *binding) {
 	}
 	var release func(session.Reason, error)
 	if err == nil {
-		release, err = c.register()
+		release, err = c.admit()
 	}
 	if err != nil {
 		c.refuse(client, err)
@@ -128,9 +131,8 @@ func (c *conn) authenticate(b *binding) (client leg, err error) {
 // authorize asks the policy and the service's limit.
 func (c *conn) authorize() error {
 	c.settle()
-	var err error
-	if c.decision, err = c.proxy.cfg.Policy.Authorize(*c.session, c.service.Name, c.source); err != nil {
-		return orReason(session.ReasonDenied, err)
+	if err := c.ask(); err != nil {
+		return err
 	}
 	if c.counted = c.service.take(); !c.counted {
 		return session.Refuse(session.ReasonTooMany, errors.New("connections of this service"))
@@ -138,22 +140,60 @@ func (c *conn) authorize() error {
 	return nil
 }
 
+func (c *conn) ask() (err error) {
+	if c.decision, err = c.proxy.cfg.Policy.Authorize(*c.session, c.service.Name, c.source); err != nil {
+		return orReason(session.ReasonDenied, err)
+	}
+	return nil
+}
+
+// attempts is how often a connection is registered whose grounds change all the time.
+const attempts = 5
+
+// admit registers the connection. Where the gate says that what it was allowed on has changed meanwhile, policy is asked again
+// about what is known now.
+func (c *conn) admit() (release func(session.Reason, error), err error) {
+	for range attempts {
+		if release, err = c.register(); !errors.Is(err, session.ErrStale) {
+			return release, err
+		}
+		c.since = c.proxy.cfg.Clock.Boot()
+		s, err := c.find()
+		if err != nil {
+			return nil, err
+		}
+		c.session = &s
+		if err := c.ask(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, session.Refuse(session.ReasonDenied, err)
+}
+
+// find returns the connection's session as it is now.
+func (c *conn) find() (session.Session, error) {
+	if c.session.Key.IsZero() {
+		return c.proxy.cfg.Sessions.ByAddr(c.source.Addr())
+	}
+	return c.proxy.cfg.Sessions.ByKey(c.session.Key)
+}
+
 // register ties both sockets to the session, in the kernel.
 func (c *conn) register() (func(session.Reason, error), error) {
 	now := c.proxy.cfg.Clock
 	c.record = session.NewConnection(c.session.ID)
 	c.record.ID, c.record.Service, c.record.Source = c.id, c.service.Name, c.source
-	c.record.Opened = now.Wall()
+	c.record.Opened, c.record.Since = now.Wall(), c.since
 	c.record.Abort = func() { c.abort(causeAborted) }
 	if d := c.service.MaxDuration; d > 0 {
 		c.record.Deadline = now.Boot().Add(d)
 	}
 	c.record.Activity.LastPayload = c.lastPayload
 	release, err := c.proxy.cfg.Gate.Register(c.record, c.client, c.upstream)
-	if err != nil {
-		return nil, orReason(session.ReasonRegister, err)
+	if err != nil && !errors.Is(err, session.ErrStale) {
+		err = orReason(session.ReasonRegister, err)
 	}
-	return release, nil
+	return release, err
 }
 
 // orReason gives err the reason unless it carries one of its own.

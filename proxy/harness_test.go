@@ -38,6 +38,8 @@ type fakes struct {
 	ended    map[session.Key]*session.EndedError
 	deny     error
 	noGate   error
+	asked    []session.Session // policy about
+	stale    []func()          // what changes, each while a connection is on its way
 	refused  []Refused
 	relayed  []Relayed
 	released []released
@@ -81,10 +83,11 @@ func (f *fakes) ByAddr(a netip.Addr) (session.Session, error) {
 	return s, nil
 }
 
-func (f *fakes) Authorize(session.Session, string, netip.AddrPort) (string, error) {
+func (f *fakes) Authorize(s session.Session, _ string, _ netip.AddrPort) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return "", f.deny
+	f.asked = append(f.asked, s)
+	return fmt.Sprint("decision ", len(f.asked)), f.deny
 }
 
 func (f *fakes) denyAll() {
@@ -101,6 +104,15 @@ func (f *fakes) Register(c *session.Connection, client, upstream *net.TCPConn) (
 	}
 	if client == nil || upstream == nil {
 		return nil, errors.New("a socket is missing")
+	}
+	if c.Since == 0 || c.Since > f.Boot() {
+		return nil, errors.New("it does not say since when policy is known")
+	}
+	if len(f.stale) > 0 {
+		change := f.stale[0]
+		f.stale = f.stale[1:]
+		change()
+		return nil, session.ErrStale
 	}
 	f.live++
 	return func(reason session.Reason, err error) {

@@ -33,7 +33,7 @@ type Policy interface {
 }
 
 // Gate ties both sockets of a connection to its session in the kernel. On error nothing stays
-// registered. It fills in c's Client and Upstream sockets and its Activity.Wake, and sets the
+// registered; with session.ErrStale policy has to be asked again first. It fills in c's Client and Upstream sockets and its Activity.Wake, and sets the
 // keepalive of both sockets. It may use client and upstream until it returns, and keeps neither:
 // the sockets live on, the objects may not. The proxy calls release exactly once, when the relay
 // has ended and both sockets are closed; reason session.ReasonDestroyed means that somebody else

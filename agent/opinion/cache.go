@@ -24,22 +24,24 @@ type cache struct {
 }
 
 type kept struct {
-	answer answer
-	until  session.Instant // the host's clock counts while it is suspended
+	answer       answer
+	asked, until session.Instant // the host's clock counts while it is suspended
 }
 
-func (c *cache) get(k key) (answer, bool) {
+// get returns the answer that is kept. One that was asked for before an instant is forgotten.
+func (c *cache) get(k key, since session.Instant) (answer, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.kept[k]
-	if ok && c.clock.Boot() >= e.until {
+	if ok && (c.clock.Boot() >= e.until || e.asked < since) {
 		delete(c.kept, k)
 		return answer{}, false
 	}
 	return e.answer, ok
 }
 
-func (c *cache) put(k key, a answer) {
+// put keeps an answer that was asked for at an instant. One that was asked for later stays.
+func (c *cache) put(k key, a answer, asked session.Instant) {
 	life := c.life
 	if !a.allow {
 		life = min(life, maxNo)
@@ -49,11 +51,14 @@ func (c *cache) put(k key, a answer) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.kept[k].asked > asked {
+		return
+	}
 	for old := range c.kept {
 		if len(c.kept) < maxCached {
 			break
 		}
 		delete(c.kept, old) // any: whoever it is about is asked about again
 	}
-	c.kept[k] = kept{a, c.clock.Boot().Add(life)}
+	c.kept[k] = kept{a, asked, c.clock.Boot().Add(life)}
 }

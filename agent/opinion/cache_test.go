@@ -101,8 +101,8 @@ func TestCacheIsBounded(t *testing.T) {
 	for i := range maxCached + 100 {
 		var k key
 		copy(k[:], fmt.Sprint(i))
-		c.put(k, answer{allow: true})
-		if _, ok := c.get(k); !ok {
+		c.put(k, answer{allow: true}, 0)
+		if _, ok := c.get(k, 0); !ok {
 			t.Fatal("the newest is not kept")
 		}
 	}
@@ -178,7 +178,7 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("outcomes %v", r.outcomes)
 	}
 	asking.Go(func() {
-		if _, err := r.AskAgain(context.Background(), other(201)); err != nil {
+		if _, err := r.Round().Ask(context.Background(), other(201)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -186,34 +186,5 @@ func TestCrowd(t *testing.T) {
 	asking.Wait()
 	if n := r.asked.Load(); n != maxAsking+1 {
 		t.Errorf("%d requests", n)
-	}
-}
-
-// A connection that lives is not lost for a passing fault; for a lasting one, and for a no, it is.
-func TestAskAgain(t *testing.T) {
-	var bad atomic.Int64
-	r := newRig(t, Config{Timeout: 50 * time.Millisecond}, func(w http.ResponseWriter, req *http.Request) {
-		if bad.Add(-1) >= 0 {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		says(`{"result":true}`)(w, req)
-	})
-	bad.Store(1)
-	if _, err := r.AskAgain(context.Background(), question()); err != nil || r.asked.Load() != 2 {
-		t.Errorf("error %v after %d requests", err, r.asked.Load())
-	}
-	bad.Store(2)
-	began := time.Now()
-	_, err := r.AskAgain(context.Background(), question())
-	mustDeny(t, err, "503")
-	if took := time.Since(began); took < 50*time.Millisecond || r.asked.Load() != 4 {
-		t.Errorf("given up after %v and %d requests", took, r.asked.Load())
-	}
-	r = newRig(t, Config{}, says(`{"result":false}`))
-	_, err = r.AskAgain(context.Background(), question())
-	mustDeny(t, err, "does not allow it")
-	if n := r.asked.Load(); n != 1 {
-		t.Errorf("a no is asked about %d times", n)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/curfew-proxy/curfew/agent/jose"
+	"github.com/curfew-proxy/curfew/agent/session"
 )
 
 // What comes of asking, for counting.
@@ -51,21 +52,22 @@ type engine struct {
 	cache      cache
 }
 
-// decide returns the engine's answer, or one that it gave before to the same question; the error is a *failure. Patient
-// waits within the timeout where too many ask.
-func (e *engine) decide(in input, patient bool) (answer, error) {
+// decide returns the engine's answer, one that is shared in flight, or one that it was asked for since an instant to the same
+// question; the error is a *failure. Patient waits within the timeout where too many ask.
+func (e *engine) decide(in input, flight *singleflight.Group, since session.Instant, patient bool) (answer, error) {
 	k, err := in.key()
 	if err != nil {
 		return answer{}, &failure{OutcomeError, err}
 	}
-	v, err, _ := e.flight.Do(string(k[:]), func() (any, error) {
-		if a, ok := e.cache.get(k); ok {
+	v, err, _ := flight.Do(string(k[:]), func() (any, error) {
+		if a, ok := e.cache.get(k, since); ok {
 			e.count(OutcomeCached)
 			return a, nil
 		}
+		asked := e.cache.clock.Boot()
 		a, err := e.ask(in, patient)
 		if err == nil {
-			e.cache.put(k, a)
+			e.cache.put(k, a, asked)
 		}
 		e.count(outcomeOf(a, err))
 		return a, err

@@ -3,7 +3,6 @@
 package opinion
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -62,24 +61,7 @@ func (es *Engines) Ask(q Question) (decision string, err error) {
 	if e == nil {
 		return "", nil
 	}
-	a, err := e.decide(newInput(q, es.node, es.clock.Wall()), false)
-	return a.decision, refusal(a, err)
-}
-
-// AskAgain is Ask for a connection that lives. It would be a pity to lose it for a passing fault: where there is no
-// answer, the engine is given the rest of the timeout to recover, and asked once more. A ctx that is done cuts that short.
-func (es *Engines) AskAgain(ctx context.Context, q Question) (decision string, err error) {
-	e := es.byName[q.Service]
-	if e == nil {
-		return "", nil
-	}
-	rest, cancel := context.WithTimeout(ctx, e.timeout)
-	defer cancel()
-	a, err := e.decide(newInput(q, es.node, es.clock.Wall()), true)
-	if err != nil {
-		<-rest.Done()
-		a, err = e.decide(newInput(q, es.node, es.clock.Wall()), true)
-	}
+	a, err := e.decide(newInput(q, es.node, es.clock.Wall()), &e.flight, 0, false)
 	return a.decision, refusal(a, err)
 }
 

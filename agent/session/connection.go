@@ -53,6 +53,8 @@ type Connection struct {
 	Upstream Socket
 	Opened   time.Time
 	Deadline Instant // the service's own limit on this connection, or zero
+	// Since is when the proxy began to look at what the connection was allowed on: what has changed since then, it may not know.
+	Since Instant
 	// Abort closes both legs with a reset (SO_LINGER 0) from user space. It is set by the proxy,
 	// may be called from any goroutine, any number of times, and does not block.
 	Abort func()

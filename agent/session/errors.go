@@ -23,6 +23,8 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrNotFound: no session matches.
 	ErrNotFound = errors.New("no such session")
+	// ErrStale: what a connection was allowed on has changed, or may have, while it was on its way.
+	ErrStale = errors.New("policy or claims have changed")
 )
 
 // EndedError is returned where a session was found, but is over.
