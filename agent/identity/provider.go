@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,23 +138,6 @@ func (p *Provider) Run(ctx context.Context) error {
 	}
 }
 
-func (p *Provider) discover(ctx context.Context) error {
-	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.cfg.Issuer)
-	if err != nil {
-		return fmt.Errorf("discover: %w", err)
-	}
-	var doc discovery
-	if err := found.Claims(&doc); err != nil {
-		return fmt.Errorf("discover: %w", err)
-	}
-	if err := doc.check(); err != nil {
-		return fmt.Errorf("discover: %w", err)
-	}
-	p.meta.Store(p.metadata(found, doc))
-	p.once.Do(func() { close(p.found) })
-	return nil
-}
-
 // await gives discovery a moment: an agent that has just started has its first users at once.
 func (p *Provider) await(d time.Duration) {
 	timer := time.NewTimer(d)
@@ -164,78 +146,6 @@ func (p *Provider) await(d time.Duration) {
 	case <-p.found:
 	case <-timer.C:
 	}
-}
-
-// discovery has what go-oidc does not export of the discovery document.
-type discovery struct {
-	Authorization string   `json:"authorization_endpoint"`
-	Token         string   `json:"token_endpoint"`
-	Keys          string   `json:"jwks_uri"`
-	Revocation    string   `json:"revocation_endpoint"`
-	UserInfo      string   `json:"userinfo_endpoint"`
-	EndSession    string   `json:"end_session_endpoint"`
-	Device        string   `json:"device_authorization_endpoint"`
-	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
-	SendsIss      bool     `json:"authorization_response_iss_parameter_supported"`
-}
-
-func (d *discovery) check() error {
-	for name, endpoint := range map[string]string{
-		"authorization_endpoint": d.Authorization, "token_endpoint": d.Token, "jwks_uri": d.Keys,
-	} {
-		if err := jose.CheckEndpoint(endpoint); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	for name, endpoint := range map[string]string{
-		"revocation_endpoint": d.Revocation, "userinfo_endpoint": d.UserInfo, "device_authorization_endpoint": d.Device,
-		"end_session_endpoint": d.EndSession,
-	} {
-		if endpoint == "" {
-			continue
-		}
-		if err := jose.CheckEndpoint(endpoint); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func (p *Provider) metadata(found *oidc.Provider, doc discovery) *metadata {
-	keys := jose.NewKeySet(doc.Keys, p.client, p.now)
-	if old := p.meta.Load(); old != nil && old.keys.URL() == doc.Keys {
-		keys = old.keys // with its limiter
-	}
-	m := &metadata{
-		keys:       keys,
-		revocation: doc.Revocation,
-		userinfo:   doc.UserInfo,
-		endSession: doc.EndSession,
-		device:     doc.Device,
-		sendsIss:   doc.SendsIss,
-		verifier: oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
-			ClientID: p.cfg.ClientID, SupportedSigningAlgs: p.cfg.Algorithms, Now: p.now,
-		}),
-		oauth: oauth2.Config{
-			ClientID:     p.cfg.ClientID,
-			ClientSecret: p.cfg.ClientSecret,
-			Endpoint:     found.Endpoint(),
-			RedirectURL:  p.cfg.RedirectURL,
-			Scopes:       p.cfg.Scopes,
-		},
-	}
-	m.oauth.Endpoint.AuthStyle = p.authStyle(doc.AuthMethods)
-	return m
-}
-
-// authStyle picks how to authenticate at the token endpoint. It must be set: x/oauth2 would
-// find out by trying, and a first try may use up the code.
-func (p *Provider) authStyle(supported []string) oauth2.AuthStyle {
-	basic := len(supported) == 0 || slices.Contains(supported, "client_secret_basic")
-	if p.cfg.ClientSecret == "" || !basic {
-		return oauth2.AuthStyleInParams
-	}
-	return oauth2.AuthStyleInHeader
 }
 
 // ready returns the metadata, or asks Run to try again now and returns ErrNotReady.

@@ -11,15 +11,16 @@ import (
 // CheckEndpoint admits https URLs, and plain http to this host only, where nobody listens in.
 func CheckEndpoint(raw string) error {
 	u, err := url.Parse(raw)
+	shown := Printable(raw) // whoever sent it may have sent a lot
 	switch {
 	case err != nil:
-		return err
+		return fmt.Errorf("%q is not a URL", shown)
 	case u.Host == "" || u.User != nil || u.Fragment != "":
-		return fmt.Errorf("%q is not an absolute URL without user and fragment", raw)
+		return fmt.Errorf("%q is not an absolute URL without user and fragment", shown)
 	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
 		return nil
 	}
-	return fmt.Errorf("%q: want https (http only to loopback)", raw)
+	return fmt.Errorf("%q: want https (http only to loopback)", shown)
 }
 
 func isLoopback(host string) bool {

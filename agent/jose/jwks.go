@@ -3,15 +3,11 @@
 package jose
 
 import (
-	"context"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
-	"strings"
 
 	gojose "github.com/go-jose/go-jose/v4"
 )
@@ -50,50 +46,4 @@ func usable(key gojose.JSONWebKey) bool {
 	}
 	return key.IsPublic() && key.Valid() && (key.Use == "" || key.Use == "sig") &&
 		(key.Algorithm == "" || slices.Contains(asymmetric, key.Algorithm))
-}
-
-// discoverKeys returns the jwks_uri of an issuer's discovery document.
-func discoverKeys(ctx context.Context, client *http.Client, issuer string) (string, error) {
-	body, err := get(ctx, client, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration")
-	if err != nil {
-		return "", fmt.Errorf("discover: %w", err)
-	}
-	doc, err := ParseClaims(body)
-	if err != nil {
-		return "", fmt.Errorf("discover: %w", err)
-	}
-	name, err1 := doc.Text("issuer")
-	url, err2 := doc.Text("jwks_uri")
-	if err := errors.Join(err1, err2); err != nil {
-		return "", fmt.Errorf("discover: %w", err)
-	}
-	if name != issuer { // section 4.3: or one issuer could speak for another
-		return "", fmt.Errorf("discover: the issuer calls itself %q, not %q", Printable(name), issuer)
-	}
-	if err := CheckEndpoint(url); err != nil {
-		return "", fmt.Errorf("discover: jwks_uri: %w", err)
-	}
-	return url, nil
-}
-
-// get returns the body of a successful answer. Its errors have nothing of the answer in them.
-func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Cache-Control", "no-cache")
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answered %d", url, resp.StatusCode)
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", url, err)
-	}
-	return body, nil
 }

@@ -3,6 +3,7 @@
 package jose
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -82,12 +83,29 @@ func TestAnswersAreBounded(t *testing.T) {
 				}
 			}
 		},
+		"silent": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"drips": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte(" "))
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Millisecond)
+			}
+		},
 		"announced": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "9999999") },
 		"redirect":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.URL, http.StatusFound) },
 	} {
 		bad := httptest.NewServer(serve)
-		if _, err := NewKeySet(bad.URL, NewHTTPClient(nil), time.Now).VerifySignature(t.Context(), token); err == nil {
-			t.Errorf("%s: accepted", name)
+		client := NewHTTPClient(nil)
+		if client.Timeout != Timeout {
+			t.Errorf("a request may take %v", client.Timeout)
+		}
+		client.Timeout = 300 * time.Millisecond // no test should take as long as an issuer may
+		began := time.Now()
+		if _, err := NewKeySet(bad.URL, client, time.Now).VerifySignature(t.Context(), token); !errors.Is(err, ErrNoKeys) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s: it took %v", name, took)
 		}
 		bad.Close()
 	}
