@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -65,9 +66,18 @@ type Revalidator struct {
 	Count     func(event string)
 }
 
-// Run asks until ctx is done. It returns nil.
+// Run asks until ctx is done. It returns nil. Each provider has workers of its own: one that is silent holds up nobody else's
+// sessions.
 func (r *Revalidator) Run(ctx context.Context) error {
-	tick := time.NewTicker(r.pace())
+	var providers errgroup.Group
+	for _, p := range r.Providers {
+		providers.Go(func() error { r.run(ctx, p); return nil })
+	}
+	return providers.Wait()
+}
+
+func (r *Revalidator) run(ctx context.Context, p *Provider) {
+	tick := time.NewTicker(p.cfg.Revalidation.pace())
 	defer tick.Stop()
 	var workers errgroup.Group
 	defer func() { _ = workers.Wait() }() // workers return no error
@@ -75,18 +85,22 @@ func (r *Revalidator) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case now := <-tick.C:
-			for _, g := range r.Vault.begin(func(g *grant) bool { return !g.next.IsZero() && !now.Before(g.next) }) {
+			due := func(g *grant) bool { return g.provider == p && !g.next.IsZero() && !now.Before(g.next) }
+			for _, g := range r.Vault.begin(due) {
 				workers.Go(func() error { r.ask(ctx, g); return nil })
 			}
 		}
 	}
 }
 
-// Ask asks the provider about sessions now, and returns when it has answered, how many of them were to be asked about.
+// Ask asks the provider about sessions now, and returns when it has answered, how many of them were to be asked about. Those
+// that it is being asked about already are asked about once more when it has answered: it may have looked too early.
 func (r *Revalidator) Ask(ctx context.Context, which func(session.ID) bool) int {
-	list := r.Vault.begin(func(g *grant) bool { return which(g.session) })
+	chosen := func(g *grant) bool { return which(g.session) }
+	r.Vault.onceMore(chosen)
+	list := r.Vault.begin(chosen)
 	var workers errgroup.Group
 	workers.SetLimit(revalidators)
 	for _, g := range list {
@@ -96,8 +110,15 @@ func (r *Revalidator) Ask(ctx context.Context, which func(session.ID) bool) int 
 	return len(list)
 }
 
-// ask asks about one session. The vault knows that it is being asked about.
+// ask asks about one session, of which the vault knows that it is being asked about.
 func (r *Revalidator) ask(ctx context.Context, g grant) {
+	for again := true; again; {
+		r.askOnce(ctx, g)
+		g, again = r.Vault.release(g.session)
+	}
+}
+
+func (r *Revalidator) askOnce(ctx context.Context, g grant) {
 	log := r.Log.With("session", g.session, "provider", g.provider.Name())
 	who, live := r.Validator.Identity(g.session)
 	if !live {
@@ -152,15 +173,9 @@ func (r *Revalidator) end(ctx context.Context, log *slog.Logger, g grant, why se
 	}
 }
 
-// pace is how often to look for grants that are due: a fraction of the shortest interval.
-func (r *Revalidator) pace() time.Duration {
-	shortest := time.Hour
-	for _, p := range r.Providers {
-		if every := p.cfg.Revalidation.Every; every > 0 {
-			shortest = min(shortest, every)
-		}
-	}
-	return max(shortest/20, 50*time.Millisecond)
+// pace is how often to look for grants that are due: a fraction of the interval.
+func (r Revalidation) pace() time.Duration {
+	return max(min(cmp.Or(r.Every, time.Hour), time.Hour)/20, 50*time.Millisecond)
 }
 
 // begin returns copies of the grants that are chosen, which nobody is asking about already, and notes that they are
@@ -174,24 +189,38 @@ func (v *Vault) begin(chosen func(*grant) bool) (list []grant) {
 			g.next = g.asked.Add(every - rand.N(every/8+1)) // not all of a busy morning at once
 			v.held[id] = g
 		}
-		if g.asking || len(g.tokens.Refresh) == 0 || !chosen(&g) {
-			continue
+		if !g.asking && len(g.tokens.Refresh) > 0 && chosen(&g) {
+			list = append(list, v.beginLocked(g))
 		}
-		g.asking = true
-		v.held[id] = g
-		g.tokens = g.tokens.clone()
-		list = append(list, g)
 	}
 	return list
 }
 
-// asked takes over what the provider has given for g, with the error that there was. Rotated tokens are on the disk before
-// they are used. Those of a session that has ended meanwhile are revoked.
+func (v *Vault) beginLocked(g grant) grant {
+	g.asking, g.again = true, false
+	v.held[g.session] = g
+	g.tokens = g.tokens.clone()
+	return g
+}
+
+// onceMore notes that those grants are to be asked about once more which are being asked about.
+func (v *Vault) onceMore(chosen func(*grant) bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, g := range v.held {
+		if g.asking && chosen(&g) {
+			g.again = true
+			v.held[id] = g
+		}
+	}
+}
+
+// asked takes over what the provider has given for g, with the error that there was. Those of a session that has ended meanwhile
+// are revoked. Rotated tokens are on the disk before they are used: nobody asks with them until release is called.
 func (v *Vault) asked(g grant, tokens Tokens, err error) {
 	defer g.tokens.Wipe()
 	v.mu.Lock()
 	now, held := v.held[g.session]
-	now.asking = false
 	if err == nil {
 		now.asked, now.next, now.failures = time.Now(), time.Time{}, 0
 	} else {
@@ -219,4 +248,20 @@ func (v *Vault) asked(g grant, tokens Tokens, err error) {
 	default:
 		v.discard(g.provider, tokens)
 	}
+}
+
+// release lets a grant be asked about again. If it is to be asked about once more it returns a copy, as begin does.
+func (v *Vault) release(id session.ID) (g grant, again bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	g, held := v.held[id]
+	if !held {
+		return grant{}, false
+	}
+	if g.again {
+		return v.beginLocked(g), true
+	}
+	g.asking = false
+	v.held[id] = g
+	return grant{}, false
 }

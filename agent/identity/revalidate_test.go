@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -303,4 +304,69 @@ func TestOverdue(t *testing.T) {
 			t.Errorf("%s: in %v, want %v", name, got, tc.want)
 		}
 	}
+}
+
+// Who is told that something has changed while the provider is being asked does not take that answer for one to it: the
+// provider may have looked before. By then the token that it gave is on the disk.
+func TestRevalidationOnceMore(t *testing.T) {
+	asked, answer := make(chan string), make(chan struct{})
+	var n atomic.Int64
+	_, d, r := refreshed(t, func(w http.ResponseWriter, req *http.Request) {
+		asked <- req.PostFormValue("refresh_token")
+		<-answer
+		writeTokens(w, int(n.Add(1)), "")
+	}, nil)
+	before := d.disk[session.ID{1}]
+	done := make(chan int)
+	go func() { done <- r.Ask(t.Context(), all) }()
+	<-asked
+	for range 3 {
+		r.Ask(t.Context(), all)
+	}
+	answer <- struct{}{}
+	if token := <-asked; token != "refresh-token-1" {
+		t.Errorf("asked once more with %q", token)
+	}
+	d.mu.Lock()
+	if bytes.Equal(d.disk[session.ID{1}], before) {
+		t.Error("the new token is used, and is not on the disk")
+	}
+	d.mu.Unlock()
+	answer <- struct{}{}
+	<-done
+	if n := n.Load(); n != 2 || d.valid != 2 || r.Vault.held[session.ID{1}].asking {
+		t.Errorf("asked %d times, validated %d times", n, d.valid)
+	}
+}
+
+// TestSilentProvider: a provider that does not answer has many sessions. The others' are asked about all the same.
+func TestSilentProvider(t *testing.T) {
+	hold := make(chan struct{})
+	silent, d, r := refreshed(t, func(w http.ResponseWriter, _ *http.Request) { <-hold; writeTokens(w, 1, "") },
+		func(c *Config) { c.Revalidation.Every = 100 * time.Millisecond })
+	t.Cleanup(sync.OnceFunc(func() { close(hold) })) // before the server is closed
+	for i := range byte(4 * revalidators) {
+		r.Vault.Put(session.ID{2, i}, r.Providers[0], Tokens{Refresh: []byte("r"), Access: []byte("a")})
+	}
+	other := newHostile(t)
+	other.token = func(w http.ResponseWriter, _ *http.Request) { writeTokens(w, 1, "") }
+	p := other.provider(t, func(c *Config) { c.Name, c.Revalidation.Every = "other", 100*time.Millisecond })
+	r.Providers = append(r.Providers, p)
+	r.Vault.Put(session.ID{3}, p, Tokens{Refresh: []byte("r"), Access: []byte("a")})
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.Run(ctx) })
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) { // less than the silent one may take
+		d.mu.Lock()
+		valid := d.valid
+		d.mu.Unlock()
+		if valid >= 3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("validated %d times while %s is silent", valid, silent.URL)
+		}
+	}
+	stop()
+	running.Wait()
 }

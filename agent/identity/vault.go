@@ -51,7 +51,8 @@ type grant struct {
 	asked    time.Time // when the provider last said that the grant is good
 	next     time.Time // when to ask again
 	asking   bool
-	failures int // since it last answered
+	again    bool // it is to be asked about once more when it is not
+	failures int  // since it last answered
 }
 
 // NewVault returns an empty vault that keeps tokens in memory only. count, which may be nil, is told of each
