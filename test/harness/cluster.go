@@ -5,6 +5,7 @@
 package harness
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -41,6 +42,7 @@ type ClusterConfig struct {
 	Extra   string                               // YAML of every agent, at the top level
 	Cluster string                               // more YAML of the section cluster, in braces: begins with a comma
 	Service string                               // the same of the service
+	Allow   string                               // the service's policy; empty: everybody
 	Args    []string                             // more arguments of every agent
 	Under   func(node int) (under []string)      // how to start an agent; nil: plainly
 	Before  func(host *lab.Host, address string) // called before the agent of a host starts; nil: nothing to do
@@ -75,8 +77,8 @@ func (r *Cluster) start(t testing.TB, i int, c ClusterConfig, args []string) *No
 	agent := Config{
 		Gateway: fmt.Sprintf("%s:%d", addr, gatewayPort), Netns: host.File, Args: args,
 		Extra: fmt.Sprintf("cluster: {listen: \"%s:%d\"%s}\n%s", addr, gossipPort, c.Cluster, c.Extra),
-		Services: fmt.Sprintf("  - {name: echo, listen: [\"%s:%d\"], upstream: \"%s:%d\", allow: 'true'%s}\n",
-			addr, ServicePort, addr, UpstreamPort, c.Service),
+		Services: fmt.Sprintf("  - {name: echo, listen: [\"%s:%d\"], upstream: \"%s:%d\", allow: '%s'%s}\n",
+			addr, ServicePort, addr, UpstreamPort, cmp.Or(c.Allow, "true"), c.Service),
 	}
 	if c.Under != nil {
 		agent.Under = c.Under(i)

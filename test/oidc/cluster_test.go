@@ -21,32 +21,51 @@ import (
 	"github.com/curfew-proxy/curfew/test/peers"
 )
 
-// TestLogoutInACluster has a user sign in at one node, work through three, and sign out at the provider, which tells
-// the first node: the streams through all of them are cut, and none lets the user in again.
-func TestLogoutInACluster(t *testing.T) {
+// clusterSite is a cluster with a provider on the host of the first node, at which alice has signed in.
+type clusterSite struct {
+	*harness.Cluster
+	alice    *user
+	creds    harness.Credentials // alice's
+	provider *oidc.Provider
+}
+
+// newClusterSite has three nodes. more is YAML of their provider, extra of the agents, at the top level, where ISSUER stands for
+// the provider.
+func newClusterSite(t *testing.T, allow, more, extra string) *clusterSite {
+	t.Helper()
 	port, secret := peers.FreePort(t), filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := harness.StartCluster(t, harness.ClusterConfig{Nodes: 3,
-		Extra:  fmt.Sprintf("providers:\n  - {name: corp, issuer: 'http://127.0.0.1:%d', client_id: curfew, client_secret_file: %s}\n", port, secret),
-		Before: func(host *lab.Host, addr string) { echoOn(t, host, addr) }})
-	first := c.Nodes[0]
-	alice := &user{agent: first.Agent, host: first.Host, home: t.TempDir(), name: "alice"}
-	alice.login(t) // the provider is down: they have met the agent, which is all
+	issuer := fmt.Sprintf("http://127.0.0.1:%d", port)
+	s := &clusterSite{Cluster: harness.StartCluster(t, harness.ClusterConfig{Nodes: 3, Allow: allow,
+		Extra: fmt.Sprintf("providers:\n  - {name: corp, issuer: '%s', client_id: curfew, client_secret_file: %s%s}\n%s",
+			issuer, secret, more, strings.ReplaceAll(extra, "ISSUER", issuer)),
+		Before: func(host *lab.Host, addr string) { echoOn(t, host, addr) }})}
+	first := s.Nodes[0]
+	s.alice = &user{agent: first.Agent, host: first.Host, home: t.TempDir(), name: "alice"}
+	s.alice.login(t) // the provider is down: they have met the agent, which is all
 	at := "https://" + first.Gateway
-	provider := oidc.Start(t, oidc.Options{Port: port, CA: alice.ca(t), On: first.Host.Do, Users: map[string]oidc.Claims{"alice": {"name": "Alice"}},
+	s.provider = oidc.Start(t, oidc.Options{Port: port, CA: s.alice.ca(t), On: first.Host.Do,
+		Users:   map[string]oidc.Claims{"alice": {"name": "Alice", "groups": []string{"dba"}}},
 		Clients: []oidc.Client{oidc.WebClient("curfew", "s3cret", at+"/callback/corp").WithBackChannel(at + "/backchannel-logout/corp")}})
-	alice.mustLogin(t)
-	store := filepath.Dir(alice.ca(t))
-	creds := harness.Credentials{Cert: filepath.Join(store, "cert.pem"), Key: filepath.Join(store, "key.pem"), CA: filepath.Join(store, "ca.pem")}
+	s.alice.mustLogin(t)
+	store := filepath.Dir(s.alice.ca(t))
+	s.creds = harness.Credentials{Cert: filepath.Join(store, "cert.pem"), Key: filepath.Join(store, "key.pem"), CA: filepath.Join(store, "ca.pem")}
+	return s
+}
+
+// TestLogoutInACluster has a user sign in at one node, work through three, and sign out at the provider, which tells
+// the first node: the streams through all of them are cut, and none lets the user in again.
+func TestLogoutInACluster(t *testing.T) {
+	c := newClusterSite(t, "true", "", "")
 	type end struct {
 		node string
 		at   time.Time
 	}
 	ends := make(chan end, len(c.Nodes))
 	for _, n := range c.Nodes {
-		conn, err := ask(t, n, creds)
+		conn, err := ask(t, n, c.creds)
 		if err != nil {
 			t.Fatalf("%s: %v", n.Name, err)
 		}
@@ -56,7 +75,7 @@ func TestLogoutInACluster(t *testing.T) {
 		}()
 	}
 	began := time.Now()
-	if err := alice.browser.SignOut(t.Context(), provider); err != nil {
+	if err := c.alice.browser.SignOut(t.Context(), c.provider); err != nil {
 		t.Fatal(err)
 	}
 	for range c.Nodes {
@@ -72,7 +91,7 @@ func TestLogoutInACluster(t *testing.T) {
 		}
 	}
 	for _, n := range c.Nodes {
-		if _, err := ask(t, n, creds); err == nil {
+		if _, err := ask(t, n, c.creds); err == nil {
 			t.Errorf("%s lets the user in again", n.Name)
 		}
 	}

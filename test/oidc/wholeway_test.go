@@ -50,8 +50,21 @@ func (u *user) curfew(t *testing.T, args ...string) harness.Result {
 	cmd := u.command(t, args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	_ = cmd.Run() // the exit code says it
+	u.start(t, cmd)
+	_ = cmd.Wait() // the exit code says it
 	return harness.Result{Stdout: out.String(), Stderr: errOut.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// start starts a command on the user's host.
+func (u *user) start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	start := cmd.Start
+	if u.host != nil {
+		start = func() error { return u.host.Do(cmd.Start) }
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // login signs in, and opens the page that the program shows.
@@ -64,13 +77,7 @@ func (u *user) login(t *testing.T, more ...string) harness.Result {
 	}
 	var out, errOut bytes.Buffer
 	cmd.Stdout = &out
-	start := cmd.Start
-	if u.host != nil {
-		start = func() error { return u.host.Do(cmd.Start) }
-	}
-	if err := start(); err != nil {
-		t.Fatal(err)
-	}
+	u.start(t, cmd)
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		fmt.Fprintln(&errOut, lines.Text())
 		if link := startLink.FindString(lines.Text()); link != "" {
