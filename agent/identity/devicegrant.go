@@ -45,15 +45,7 @@ func (p *Provider) authorizeDevice(ctx context.Context) (deviceGrant, error) {
 	if m.device == "" {
 		return deviceGrant{}, errNoDeviceFlow
 	}
-	var a struct {
-		DeviceCode  string  `json:"device_code"`
-		UserCode    string  `json:"user_code"`
-		URI         string  `json:"verification_uri"`
-		URIComplete string  `json:"verification_uri_complete"`
-		ExpiresIn   float64 `json:"expires_in"`
-		Interval    float64 `json:"interval"`
-		Error       string  `json:"error"`
-	}
+	var a deviceAnswer
 	form := url.Values{"client_id": {p.cfg.ClientID}, "scope": {strings.Join(p.cfg.Scopes, " ")}}
 	status, err := p.ask(ctx, m, m.device, form, &a)
 	if err != nil {
@@ -62,6 +54,21 @@ func (p *Provider) authorizeDevice(ctx context.Context) (deviceGrant, error) {
 	if status != http.StatusOK || a.Error != "" {
 		return deviceGrant{}, fmt.Errorf("the provider answered %d: %s", status, jose.Printable(cmp.Or(a.Error, "no error code")))
 	}
+	return a.grant()
+}
+
+// deviceAnswer is the provider's, in JSON (RFC 8628, section 3.2).
+type deviceAnswer struct {
+	DeviceCode  string  `json:"device_code"`
+	UserCode    string  `json:"user_code"`
+	URI         string  `json:"verification_uri"`
+	URIComplete string  `json:"verification_uri_complete"`
+	ExpiresIn   float64 `json:"expires_in"`
+	Interval    float64 `json:"interval"`
+	Error       string  `json:"error"`
+}
+
+func (a *deviceAnswer) grant() (deviceGrant, error) {
 	g := deviceGrant{
 		code: a.DeviceCode, userCode: a.UserCode, uri: a.URI, uriComplete: a.URIComplete,
 		lifetime: seconds(a.ExpiresIn, loginLifetime), interval: cmp.Or(seconds(a.Interval, deviceMaxInterval), deviceInterval),

@@ -79,3 +79,33 @@ func FuzzLoginRequest(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDeviceAnswer: whatever a provider answers, what the user is shown can be shown, and leads to where nobody listens in.
+func FuzzDeviceAnswer(f *testing.F) {
+	for _, seed := range []string{
+		`{"device_code":"c","user_code":"WDJB","verification_uri":"https://idp.example/d","expires_in":600,"interval":5}`,
+		`{"device_code":"c","user_code":"W\u001b[2J","verification_uri":"https://idp.example/d","expires_in":600}`,
+		`{"device_code":"c","user_code":"W","verification_uri":"javascript:alert(1)","expires_in":1e300,"interval":-1}`,
+		`{"device_code":"c","user_code":"W","verification_uri":"https://idp.example/d","verification_uri_complete":"http://evil.example","expires_in":1}`, `{}`, `[]`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var a deviceAnswer
+		if json.Unmarshal(body, &a) != nil {
+			return
+		}
+		g, err := a.grant()
+		if err != nil {
+			return
+		}
+		if g.code == "" || !jose.IsPrintable(g.userCode+g.uri+g.uriComplete) || g.lifetime <= 0 || g.lifetime > loginLifetime || g.interval <= 0 || g.interval > deviceMaxInterval {
+			t.Fatalf("%q is %+v", body, g)
+		}
+		for _, uri := range []string{g.uri, g.uriComplete} {
+			if uri != "" && jose.CheckEndpoint(uri) != nil {
+				t.Fatalf("%q leads to %q", body, uri)
+			}
+		}
+	})
+}

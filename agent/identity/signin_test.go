@@ -175,18 +175,19 @@ func TestProviderDownAtStart(t *testing.T) {
 	}
 }
 
+// TestSeveralProviders: each is signed in at by its name, also while another is down.
 func TestSeveralProviders(t *testing.T) {
 	a := listen(t)
 	clients := []oidc.Client{oidc.WebClient(clientID, clientSecret, a.callbackURL("one"), a.callbackURL("two"))}
 	one := oidc.Start(t, oidc.Options{Clients: clients, Users: map[string]oidc.Claims{"alice": {}}})
 	two := oidc.Start(t, oidc.Options{Clients: clients, Users: map[string]oidc.Claims{"alice": {}}})
-	a.serve(t, a.config("one", one.Issuer), a.config("two", two.Issuer))
+	a.serve(t, a.config("one", one.Issuer), a.config("two", two.Issuer), a.config("down", "http://127.0.0.1:"+freePort(t)))
 	a.waitReady(t, "one")
 	a.waitReady(t, "two")
 	c := a.connect(t)
 	_, err := client.Login(t.Context(), client.LoginConfig{Agent: c, Progress: io.Discard})
 	var e *api.Error
-	if !errors.As(err, &e) || e.Code != api.CodeChooseProvider || !strings.Contains(e.Hint, "one, two") {
+	if !errors.As(err, &e) || e.Code != api.CodeChooseProvider || !strings.Contains(e.Hint, "one, two, down") {
 		t.Errorf("Login without a provider: %v", err)
 	}
 	open := func(url string) error {

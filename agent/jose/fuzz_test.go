@@ -90,3 +90,50 @@ func FuzzTokenHeader(f *testing.F) {
 	f.Add("..")
 	f.Fuzz(func(_ *testing.T, raw string) { _ = CheckType(raw, TypeJWT) })
 }
+
+// FuzzKeys: of whatever a JWK Set has, only what can sign, and is strong enough, is a key.
+func FuzzKeys(f *testing.F) {
+	f.Add(jwt.Set(jwt.NewKey(f, "k")))
+	for _, seed := range []string{`{"keys":[]}`, `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`, `{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}`, `{"keys":null}`, `[]`,
+		`{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"OKP","crv":"Ed25519","x":"AA"}]}`, `{"keys":[{"kty":"RSA","x5c":["AA"]}]}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, err := parseKeys(body)
+		if err == nil && len(keys) == 0 || len(keys) > maxKeys {
+			t.Fatalf("%q has %d keys", body, len(keys))
+		}
+		for _, k := range keys {
+			switch public := k.Key.(type) {
+			case *rsa.PublicKey:
+				if public.N.BitLen() < minRSABits {
+					t.Fatalf("%q has a weak key", body)
+				}
+			case *ecdsa.PublicKey, ed25519.PublicKey:
+			default:
+				t.Fatalf("%q has a key that is a %T", body, k.Key)
+			}
+		}
+	})
+}
+
+// FuzzDiscovery: a document is read only if it is that of the issuer, by any reader.
+func FuzzDiscovery(f *testing.F) {
+	for _, seed := range []string{`{"issuer":"https://idp.example","jwks_uri":"https://idp.example/keys"}`, `{"issuer":"https://idp.example","ISSUER":"x"}`,
+		`{"issuer":"https://idp.example/"}`, `{"issuer":"https://idp.example","jwks_uri":1}`, `{"Issuer":"https://idp.example"}`, `[]`, "\xff"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var doc struct {
+			Keys string `json:"jwks_uri"`
+		}
+		err := readDiscovery(body, "https://idp.example", &doc)
+		if err != nil && len(err.Error()) > 4*MaxText {
+			t.Fatalf("an error of %d bytes", len(err.Error()))
+		}
+		var loose struct{ Issuer string }
+		if err == nil && (json.Unmarshal(body, &loose) != nil || loose.Issuer != "https://idp.example") {
+			t.Fatalf("%q is that of %q", body, loose.Issuer)
+		}
+	})
+}

@@ -145,6 +145,11 @@ func (a *accessTokens) fetch(ctx context.Context) (token string, life time.Durat
 	if status != http.StatusOK {
 		return "", 0, fmt.Errorf("%s answered %d", a.cfg.TokenEndpoint, status)
 	}
+	return readAccessToken(body)
+}
+
+// readAccessToken reads the answer of an authorization server (RFC 6749, section 5.1).
+func readAccessToken(body []byte) (token string, life time.Duration, err error) {
 	c, err := jose.ParseClaims(body)
 	if err != nil {
 		return "", 0, err

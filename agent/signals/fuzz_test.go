@@ -194,3 +194,33 @@ func FuzzStream(f *testing.F) {
 		_ = unmarshal(raw, &Metadata{})
 	})
 }
+
+// FuzzAccessToken: what an authorization server gives is a bearer token for a while, and can be put into a header.
+func FuzzAccessToken(f *testing.F) {
+	for _, seed := range []string{`{"access_token":"a","token_type":"Bearer","expires_in":20}`, `{"access_token":"a\r\nb","token_type":"bearer"}`,
+		`{"access_token":"a","token_type":"mac"}`, `{"access_token":"a","ACCESS_TOKEN":"b","token_type":"Bearer"}`,
+		`{"access_token":"a","token_type":"Bearer","expires_in":1e300}`, `{"access_token":1}`, `[]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		token, life, err := readAccessToken(body)
+		if err == nil && (!bearerToken.MatchString(token) || life <= 0 || life > maxMaxAge) {
+			t.Fatalf("%q is %q, good for %s", body, token, life)
+		}
+	})
+}
+
+// FuzzIdentifier: whatever is said to be an identifier of SCIM is that of one user or group, or none, and written in one way.
+func FuzzIdentifier(f *testing.F) {
+	for _, seed := range []string{encodeID("a@x.example", "alice"), encodeID("dba"), encodeID("", ""), "W10", "", "W251bGxd", "eyJhIjoxfQ"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if u, err := userOf(id); err == nil && (u.id() != id || u.check() != nil) {
+			t.Fatalf("%q is %+v", id, u)
+		}
+		if name, err := groupOf(id); err == nil && (encodeID(name) != id || checkGroup(name) != nil) {
+			t.Fatalf("%q is group %q", id, name)
+		}
+	})
+}
