@@ -42,6 +42,8 @@ func (s *streams) Streams(ctx context.Context, req api.StreamsRequest) ([]api.St
 	switch {
 	case errors.Is(err, signals.ErrNoEndpoint):
 		e.Hint = "set the stream up in the transmitter's console"
+	case errors.Is(err, signals.ErrSubject):
+		e.Code, e.Hint = api.CodeBadRequest, `want an address, or {"format":"iss_sub","iss":ISSUER,"sub":SUBJECT}`
 	case errors.Is(err, signals.ErrPending):
 		e.Hint = "look again later: curfew streams list " + req.Transmitter
 	case req.Do == api.StreamsVerify:
@@ -55,33 +57,60 @@ func (s *streams) do(ctx context.Context, of *signals.Streams, req api.StreamsRe
 	case api.StreamsList:
 		return s.list(ctx, of)
 	case api.StreamsCreate:
-		q := signals.StreamRequest{Method: signals.MethodPush, Endpoint: strings.TrimSuffix(s.url(), "/") + api.PathSignals + req.Transmitter, Description: req.Description}
-		if req.Poll {
-			q.Method, q.Endpoint = signals.MethodPoll, ""
-		}
-		made, err := of.Create(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		return []api.StreamInfo{streamInfo(made)}, nil
+		return s.create(ctx, of, req)
 	case api.StreamsDelete:
 		return nil, of.Delete(ctx, req.Stream)
-	case api.StreamsVerify:
-		patience, cancel := context.WithTimeout(ctx, verifyPatience)
-		defer cancel()
-		if err := of.Verify(patience, req.Stream); err != nil {
-			return nil, err
-		}
-	default:
-		if _, err := of.SetStatus(ctx, req.Stream, streamStatus[req.Do], req.Reason); err != nil {
-			return nil, err
-		}
+	}
+	if err := s.change(ctx, of, req); err != nil {
+		return nil, err
 	}
 	got, err := of.Get(ctx, req.Stream)
 	if err != nil {
 		return nil, err
 	}
 	return []api.StreamInfo{s.withStatus(ctx, of, streamInfo(got))}, nil
+}
+
+// create makes a stream, and says so if its transmitter has nobody in a new one.
+func (s *streams) create(ctx context.Context, of *signals.Streams, req api.StreamsRequest) ([]api.StreamInfo, error) {
+	made, err := of.Create(ctx, s.wanted(req))
+	if err != nil {
+		return nil, err
+	}
+	info := streamInfo(made)
+	if about, err := of.Metadata(ctx); err == nil && about.DefaultSubjects == signals.NoSubjects {
+		info.Hint = fmt.Sprintf("this transmitter sends events only about subjects that were added: curfew streams add %s %s ADDRESS", req.Transmitter, made.ID)
+	}
+	return []api.StreamInfo{info}, nil
+}
+
+// wanted is a stream as we want it.
+func (s *streams) wanted(req api.StreamsRequest) signals.StreamRequest {
+	q := signals.StreamRequest{Method: signals.MethodPush, Endpoint: strings.TrimSuffix(s.url(), "/") + api.PathSignals + req.Transmitter, Description: req.Description}
+	if req.Poll {
+		q.Method, q.Endpoint = signals.MethodPoll, ""
+	}
+	return q
+}
+
+// change does something with a stream that is there.
+func (s *streams) change(ctx context.Context, of *signals.Streams, req api.StreamsRequest) error {
+	var err error
+	switch req.Do {
+	case api.StreamsUpdate:
+		_, err = of.Replace(ctx, req.Stream, s.wanted(req))
+	case api.StreamsAdd:
+		err = of.AddSubject(ctx, req.Stream, req.Subject)
+	case api.StreamsRemove:
+		err = of.RemoveSubject(ctx, req.Stream, req.Subject)
+	case api.StreamsVerify:
+		patience, cancel := context.WithTimeout(ctx, verifyPatience)
+		defer cancel()
+		err = of.Verify(patience, req.Stream)
+	default:
+		_, err = of.SetStatus(ctx, req.Stream, streamStatus[req.Do], req.Reason)
+	}
+	return err
 }
 
 func (s *streams) list(ctx context.Context, of *signals.Streams) (list []api.StreamInfo, err error) {

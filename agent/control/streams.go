@@ -17,7 +17,7 @@ type Streams interface {
 	Streams(ctx context.Context, req api.StreamsRequest) ([]api.StreamInfo, error)
 }
 
-var streamVerbs = []string{api.StreamsList, api.StreamsCreate, api.StreamsVerify, api.StreamsEnable, api.StreamsPause, api.StreamsDisable, api.StreamsDelete}
+var streamVerbs = []string{api.StreamsList, api.StreamsCreate, api.StreamsUpdate, api.StreamsAdd, api.StreamsRemove, api.StreamsVerify, api.StreamsEnable, api.StreamsPause, api.StreamsDisable, api.StreamsDelete}
 
 func (s *Server) streams(w http.ResponseWriter, r *http.Request) {
 	var req api.StreamsRequest
@@ -29,6 +29,9 @@ func (s *Server) streams(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.cfg.Streams == nil:
 		writeError(w, &api.Error{Code: api.CodeUnavailable, Message: "no transmitter of security events is configured", Hint: "see signals: in docs/configuration.md"})
+		return
+	case (req.Do == api.StreamsAdd || req.Do == api.StreamsRemove) != (req.Subject != nil):
+		writeError(w, badRequest("want a subject to add or remove, and else none", "see: curfew streams add --help"))
 		return
 	case !slices.Contains(streamVerbs, req.Do) || req.Transmitter == "" || named != (req.Stream != ""):
 		writeError(w, badRequest("want a transmitter, what to do, and the stream that it is about", "see: curfew streams --help"))

@@ -27,8 +27,11 @@ type Metadata struct {
 	RemoveSubject   string   `json:"remove_subject_endpoint,omitempty"`
 	Verification    string   `json:"verification_endpoint,omitempty"`
 	Critical        []string `json:"critical_subject_members,omitempty"`
-	DefaultSubjects string   `json:"default_subjects,omitempty"` // ALL or NONE
+	DefaultSubjects string   `json:"default_subjects,omitempty"` // ALL or NoSubjects
 }
+
+// NoSubjects: a new stream has no events, until subjects are added to it.
+const NoSubjects = "NONE"
 
 // check says what is wrong with m as the metadata of an issuer: section 7.2.4.
 func (m *Metadata) check(issuer string) error {

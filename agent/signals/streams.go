@@ -23,6 +23,8 @@ var (
 	ErrNoEndpoint = errors.New("the transmitter has no endpoint for that")
 	// ErrPending: the transmitter has taken note, and has not done it yet.
 	ErrPending = errors.New("the transmitter has not decided yet: look again later")
+	// ErrSubject: events about such a subject could not be acted upon.
+	ErrSubject = errors.New("nobody could be known by this subject")
 )
 
 // Streams manages the streams of one transmitter, as the client of its API: SSF 1.0, section 8. Its errors say what the

@@ -72,7 +72,7 @@ func (s *Streams) RemoveSubject(ctx context.Context, id string, subject json.Raw
 
 func (s *Streams) subject(ctx context.Context, endpoint func(*Metadata) string, id string, subject json.RawMessage) error {
 	if _, err := s.subjects.find(subject, nil); err != nil {
-		return err // its events could not be acted upon
+		return fmt.Errorf("%w: %w", ErrSubject, err)
 	}
 	_, err := s.call(ctx, http.MethodPost, endpoint, nil, map[string]any{"stream_id": id, "subject": subject}, http.StatusOK, http.StatusNoContent)
 	return err

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,18 +30,24 @@ type transmitter struct {
 	stream   map[string]any
 	endpoint string
 	header   string // Authorization, of pushes
+	status   string
+	subjects []string
 }
 
 func newTransmitter(t *testing.T) *transmitter {
 	t.Helper()
-	tr := &transmitter{key: jwt.NewKey(t, "k")}
+	tr := &transmitter{key: jwt.NewKey(t, "k"), status: "enabled"}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/ssf-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, map[string]any{"spec_version": "1_0", "issuer": tr.URL, "jwks_uri": tr.URL + "/keys", "configuration_endpoint": tr.URL + "/stream",
-			"status_endpoint": tr.URL + "/status", "verification_endpoint": tr.URL + "/verify", "delivery_methods_supported": []string{"urn:ietf:rfc:8935"}})
+			"status_endpoint": tr.URL + "/status", "verification_endpoint": tr.URL + "/verify", "delivery_methods_supported": []string{"urn:ietf:rfc:8935"},
+			"add_subject_endpoint": tr.URL + "/add", "remove_subject_endpoint": tr.URL + "/remove", "default_subjects": "NONE"})
 	})
 	mux.HandleFunc("GET /keys", jwt.Serve(tr.key))
 	mux.HandleFunc("POST /stream", tr.create)
+	mux.HandleFunc("PUT /stream", tr.create)
+	mux.HandleFunc("POST /add", tr.subject)
+	mux.HandleFunc("POST /remove", tr.subject)
 	mux.HandleFunc("GET /stream", func(w http.ResponseWriter, r *http.Request) {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
@@ -59,8 +66,14 @@ func newTransmitter(t *testing.T) *transmitter {
 		tr.stream = nil
 		w.WriteHeader(http.StatusNoContent)
 	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusOK, map[string]any{"stream_id": "stream-1", "status": "enabled"})
+	mux.HandleFunc("/status", func(w http.ResponseWriter, r *http.Request) {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		var asked struct{ Status string }
+		if r.Method == http.MethodPost && json.NewDecoder(r.Body).Decode(&asked) == nil {
+			tr.status = asked.Status
+		}
+		reply(w, http.StatusOK, map[string]any{"stream_id": "stream-1", "status": tr.status})
 	})
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) { tr.verify(t, w, r) })
 	tr.Server = httptest.NewServer(mux)
@@ -92,7 +105,19 @@ func (tr *transmitter) create(w http.ResponseWriter, r *http.Request) {
 	tr.endpoint, tr.header = asked.Delivery.Endpoint, asked.Delivery.Header
 	tr.stream = map[string]any{"stream_id": "stream-1", "iss": tr.URL, "aud": "curfew", "events_requested": asked.Events, "events_delivered": asked.Events,
 		"delivery": map[string]any{"method": asked.Delivery.Method, "endpoint_url": asked.Delivery.Endpoint}}
-	reply(w, http.StatusCreated, tr.stream)
+	reply(w, map[string]int{http.MethodPost: http.StatusCreated, http.MethodPut: http.StatusOK}[r.Method], tr.stream)
+}
+
+// subject notes who is added or removed.
+func (tr *transmitter) subject(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		Subject map[string]string `json:"subject"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&asked) // what is missing is not noted
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.subjects = append(tr.subjects, r.URL.Path+" "+asked.Subject["email"]+asked.Subject["sub"])
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // verify pushes the verification event before it answers.
@@ -147,8 +172,23 @@ signals: [{name: idp, issuer: '%[2]s', audience: curfew, token_file: %[1]s/token
 	said(0, "no streams", "list", "idp")
 	said(1, `no transmitter is called "nobody"`, "list", "nobody")
 	said(0, "stream-1  push to https://"+agent.Gateway+"/v1/signals/idp", "create", "idp")
+	said(0, "curfew streams add idp stream-1 ADDRESS", "create", "idp")
 	said(0, "the verification event has come", "verify", "idp", "stream-1")
 	said(0, "enabled", "list", "idp")
+	said(0, "paused", "pause", "idp", "stream-1", "--reason", "maintenance")
+	said(0, "disabled", "disable", "idp", "stream-1")
+	said(0, "enabled", "enable", "idp", "stream-1")
+	said(0, "stream-1", "add", "idp", "stream-1", "alice@example.org")
+	said(0, "stream-1", "remove", "idp", "stream-1", fmt.Sprintf(`{"format":"iss_sub","iss":%q,"sub":"bob"}`, tr.URL))
+	said(1, "want an address", "add", "idp", "stream-1", `{"format":"phone_number","phone_number":"+1206"}`)
+	said(2, "is not JSON", "add", "idp", "stream-1", `{"format"`)
+	if want := []string{"/add alice@example.org", "/remove bob"}; !slices.Equal(tr.subjects, want) {
+		t.Errorf("subjects %q, want %q", tr.subjects, want)
+	}
+	tr.header = ""
+	said(0, "push to", "update", "idp", "stream-1")
+	said(0, "the verification event has come", "verify", "idp", "stream-1") // with the token that it was given again
+	said(0, "poll to", "update", "idp", "stream-1", "--poll")
 	said(0, "the stream is deleted", "delete", "idp", "stream-1")
 	said(0, "no streams", "list", "idp")
 }
