@@ -28,7 +28,6 @@ import (
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/servercert"
 	"github.com/curfew-proxy/curfew/agent/session"
-	"github.com/curfew-proxy/curfew/agent/signals"
 	"github.com/curfew-proxy/curfew/agent/store"
 	"github.com/curfew-proxy/curfew/bpf"
 	"github.com/curfew-proxy/curfew/proxy"
@@ -85,7 +84,7 @@ type proxyProcess struct {
 	logins      *identity.Logins
 	revalidator *identity.Revalidator
 	machines    *identity.Machines
-	signals     *signals.Signals
+	signals     *listening
 	view        *view
 	act         *actor
 	control     *control.Server

@@ -100,7 +100,7 @@ func (p *proxyProcess) setUpControl() error {
 		gateway: func() string { return p.bundle.Load().gateway() }, ca: p.cert.PEM}
 	var err error
 	p.control, err = control.New(control.Config{
-		View: p.view, Actor: p.act, Cluster: p.cluster.control(), Streams: p.streams(), Health: p.view, Events: p.observe.events, Metrics: p.metrics.Handler(), Log: p.log,
+		View: p.view, Actor: p.act, Cluster: p.cluster.control(), Streams: &streams{signals: p.signals, url: func() string { return p.bundle.Load().Config.URL }}, Health: p.view, Events: p.observe.events, Metrics: p.metrics.Handler(), Log: p.log,
 	})
 	return err
 }

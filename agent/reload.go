@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
-	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -49,6 +48,10 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	heard, err := p.prepareSignals(b)
+	if err != nil {
+		return err
+	}
 	if b.Config.TLS.Certificate != "" {
 		if err := p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key]); err != nil {
 			return err
@@ -65,7 +68,8 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 		return err // was compiled before by the enforcer: does not happen
 	}
 	p.engines.Swap(engines).CloseIdle()
-	later := needRestart(old.Config, b.Config)
+	p.signals.set(heard)
+	later := needRestart(old, b)
 	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
 	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
 	p.reauthorise(ctx)
@@ -73,8 +77,9 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 }
 
 // needRestart names the keys that have changed and are read at the start only.
-func needRestart(old, now *config.Config) []string {
+func needRestart(before, after *bundle) []string {
 	var keys []string
+	old, now := before.Config, after.Config
 	for _, k := range []struct {
 		name     string
 		old, now any
@@ -82,7 +87,7 @@ func needRestart(old, now *config.Config) []string {
 		{"name", old.Name, now.Name}, {"listen", old.Listen, now.Listen}, {"url", old.URL, now.URL}, {"state", old.State, now.State},
 		{"run", old.Run, now.Run}, {"user", old.User, now.User}, {"control_socket", old.ControlSocket, now.ControlSocket},
 		{"metrics", old.Metrics, now.Metrics}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
-		{"providers", old.Providers, now.Providers}, {"signals", old.Signals, now.Signals}, {"scim", old.SCIM, now.SCIM}, {"webhooks", old.Webhooks, now.Webhooks}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
+		{"providers", before.providers(), after.providers()}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
 		{"sessions.connections", old.Sessions.Connections, now.Sessions.Connections},
 		{"tls (between self-made and own)", old.TLS.Certificate == "", now.TLS.Certificate == ""},
 	} {

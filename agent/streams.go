@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
-	"github.com/curfew-proxy/curfew/agent/control"
 	"github.com/curfew-proxy/curfew/agent/signals"
 )
 
 // streams implements control.Streams.
 type streams struct {
-	signals *signals.Signals
+	signals *listening
 	url     func() string // of the gateway
 }
 
@@ -30,7 +29,7 @@ var streamStatus = map[string]string{api.StreamsEnable: "enabled", api.StreamsPa
 
 // Streams implements control.Streams.
 func (s *streams) Streams(ctx context.Context, req api.StreamsRequest) ([]api.StreamInfo, error) {
-	of, err := s.signals.Streams(req.Transmitter)
+	of, err := s.signals.now.Load().Streams(req.Transmitter)
 	if err != nil {
 		return nil, &api.Error{Code: api.CodeNotFound, Message: err.Error(), Hint: "it is the name below signals: in the configuration"}
 	}
@@ -141,12 +140,4 @@ func streamInfo(s signals.Stream) api.StreamInfo {
 		info.Delivery = "poll"
 	}
 	return info
-}
-
-// streams is nil, not a nil pointer, where no transmitter is configured.
-func (p *proxyProcess) streams() control.Streams {
-	if len(p.bundle.Load().Config.Signals) == 0 {
-		return nil
-	}
-	return &streams{signals: p.signals, url: func() string { return p.bundle.Load().Config.URL }}
 }

@@ -46,11 +46,20 @@ func (b *bundle) transmitter(s config.Signal) signals.Transmitter {
 func (b *bundle) tokens(path string) []string { return strings.Fields(string(b.Files[path])) }
 
 // setUpSignals prepares what takes in what others tell the agent about sessions.
-func (p *proxyProcess) setUpSignals() (err error) {
-	c := p.bundle.Load().signals()
+func (p *proxyProcess) setUpSignals() error {
+	p.signals = &listening{fresh: make(chan struct{}, 1)}
+	first, err := p.prepareSignals(p.bundle.Load())
+	if err != nil {
+		return err
+	}
+	p.signals.set(first)
+	return nil
+}
+
+func (p *proxyProcess) prepareSignals(b *bundle) (*heard, error) {
+	c := b.signals()
 	c.Sessions, c.Log, c.Count = p.endings(), p.log, p.metrics.Login
-	p.signals, err = signals.New(c)
-	return err
+	return p.signals.prepare(c)
 }
 
 // outsiders serves what is not for users with a key, and all else by handler.

@@ -32,11 +32,11 @@ func digestOf(text string) digest {
 // concurrent use. What it knows is this node's and lost with the process: a SET that is replayed
 // to another node acts again.
 type replays struct {
-	keep time.Duration // at least as long as a SET is acceptable
-	max  int
-	now  func() time.Time
+	max int
+	now func() time.Time
 
-	mu    sync.Mutex // guards the fields below
+	mu    sync.Mutex    // guards the fields below
+	keep  time.Duration // at least as long as a SET is acceptable
 	done  map[digest]entry
 	order []digest // of done, the oldest first
 	under map[digest]*flight
@@ -56,6 +56,14 @@ type flight struct {
 
 func newReplays(keep time.Duration, now func() time.Time) *replays {
 	return &replays{keep: keep, max: maxReplays, now: now, done: map[digest]entry{}, under: map[digest]*flight{}}
+}
+
+// keepFor changes for how long SETs are kept that come from now on.
+func (r *replays) keepFor(keep time.Duration) *replays {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep = max(r.keep, keep) // they are forgotten in their order
+	return r
 }
 
 // once calls act, unless a SET with this jti was acted upon before, and remembers it if that works. Who

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -162,6 +164,33 @@ func TestRedelivery(t *testing.T) {
 	}
 	if did := g.sessions.taken(); len(did) != 0 {
 		t.Errorf("did %q", did)
+	}
+}
+
+// A new configuration remembers what came before it, of the same transmitter.
+func TestEventsAreRememberedAcrossConfigurations(t *testing.T) {
+	g := newRig(t)
+	first := g.signals()
+	token := g.sign(g.claims(revoked, alice(), nil))
+	push(first, token)
+	g.cfg.Tokens, g.cfg.MaxAge = []string{strings.Repeat("n", 40)}, 48*time.Hour
+	second := g.signals(func(c *Config) { c.Before = first })
+	if w := push(second, token); w.Code != http.StatusBadRequest {
+		t.Errorf("with the token from before: %d", w.Code)
+	}
+	if w := push(second, token, "Authorization", ""); w.Code != http.StatusBadRequest {
+		t.Errorf("with two: %d", w.Code)
+	}
+	w := ask(second, "POST", "/v1/signals/corp", token, "Authorization", "Bearer "+g.cfg.Tokens[0], "Content-Type", "application/secevent+jwt")
+	if did := g.sessions.taken(); w.Code != http.StatusAccepted || len(did) != 1 || g.counts.of(EventRepeated) != 1 {
+		t.Errorf("again: %d, did %q", w.Code, did)
+	}
+	if keep := second.receivers["corp"].seen.keep; keep < 48*time.Hour || second.cfg.Before != nil {
+		t.Errorf("events are kept for %v", keep)
+	}
+	g.cfg.Issuer += "/other"
+	if third := g.signals(func(c *Config) { c.Before = second }); third.receivers["corp"].seen == second.receivers["corp"].seen {
+		t.Error("those of another transmitter are taken for its own")
 	}
 }
 

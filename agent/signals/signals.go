@@ -23,6 +23,8 @@ type Config struct {
 	Log      *slog.Logger
 	Count    func(event string) // may be nil; the events are in outcomes.go
 	Now      func() time.Time   // the wall clock; default: time.Now
+	// Before is what took them in until now, or nil. The events that it remembers are remembered.
+	Before *Signals
 }
 
 // Signals takes in what others tell us. It is an http.Handler for all paths below Paths, and belongs behind TLS: who may
@@ -64,6 +66,7 @@ func New(c Config) (*Signals, error) {
 			return nil, fmt.Errorf("webhook %s: %w", w.Name, err)
 		}
 	}
+	s.cfg.Before = nil // or each would hold on to all before it
 	s.mux.HandleFunc("POST "+api.PathSignals+"{name}", s.push)
 	s.mux.HandleFunc("POST "+api.PathKill, s.kill)
 	s.routeScim()
@@ -77,6 +80,9 @@ func (s *Signals) addTransmitter(t Transmitter) error {
 	}
 	if s.receivers[t.Name] != nil {
 		return fmt.Errorf("name: a second one is called %q", t.Name)
+	}
+	if b := s.cfg.Before; b != nil && b.receivers[t.Name] != nil && b.receivers[t.Name].cfg.Issuer == t.Issuer {
+		r.seen = b.receivers[t.Name].seen.keepFor(r.seen.keep)
 	}
 	s.receivers[t.Name] = r
 	return nil

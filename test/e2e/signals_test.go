@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +81,42 @@ signals: [{name: idp, issuer: 'https://idp.example', audience: curfew, jwks_uri:
 				t.Errorf("somebody else's: %v", err)
 			}
 		})
+	}
+}
+
+// A token that has leaked is of no use any more after a reload; nobody's connections are cut for it.
+func TestTokensAreReplacedByAReload(t *testing.T) {
+	file, old, fresh := filepath.Join(t.TempDir(), "token"), strings.Repeat("o1d-", 10), strings.Repeat("n3w-", 10)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(old)
+	r := newRig(t, fmt.Sprintf("webhooks: [{name: siem, token_file: %s}]\n", file))
+	_, creds := r.CreateSession(t, "alice", time.Hour)
+	conn := mustConnect(t, r.addr, creds)
+	kill := func(token string) int {
+		code, _ := tell(t, r, "POST", "/v1/kill", "application/json", `{"subject":"nobody"}`, token)
+		return code
+	}
+	if code := kill(old); code != http.StatusOK {
+		t.Errorf("the old token, before: %d", code)
+	}
+	write(fresh)
+	harness.Signal(t, r.EnforcerPID(), syscall.SIGHUP)
+	harness.Eventually(t, "the new token", func() error {
+		if code := kill(fresh); code != http.StatusOK {
+			return fmt.Errorf("answered with %d", code)
+		}
+		return nil
+	})
+	if code := kill(old); code != http.StatusUnauthorized {
+		t.Errorf("the old token, afterwards: %d", code)
+	}
+	if err := roundTrip(conn); err != nil {
+		t.Errorf("a connection was cut: %v", err)
 	}
 }
 
