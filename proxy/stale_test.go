@@ -34,7 +34,9 @@ func TestChangesOnTheWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := echoRig(t, nil)
+			r.mu.Lock()
 			r.stale = tc.stale(r)
+			r.mu.Unlock()
 			c := r.dial("db")
 			if tc.want == "" {
 				roundTrip(t, c)
