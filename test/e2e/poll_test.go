@@ -55,7 +55,7 @@ func TestSignalsArePolled(t *testing.T) {
 signals: [{name: idp, issuer: 'https://idp.example', audience: curfew, jwks_uri: '%[2]s/keys', poll: '%[2]s/poll', access_token_file: %[1]s/access}]
 `, dir, tr.URL),
 	})}
-	cut, stays := mustConnect(t, addr, machine(t, r, key, "ann")), mustConnect(t, addr, machine(t, r, key, "ben"))
+	cut, stays := mustConnect(t, addr, signedIn(t, r, key, "ann")), mustConnect(t, addr, signedIn(t, r, key, "ben"))
 	claims, err := json.Marshal(map[string]any{"iss": "https://idp.example", "aud": "curfew", "iat": time.Now().Unix(), "jti": "1",
 		"sub_id": map[string]any{"format": "iss_sub", "iss": "https://idp.example", "sub": "ann"},
 		"events": map[string]any{"https://schemas.openid.net/secevent/caep/event-type/session-revoked": map[string]any{}}})
