@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ const (
 // ErrCorrupt is wrapped by errors of Open and Load that mean the file cannot be trusted.
 var ErrCorrupt = errors.New("the session file is damaged")
 
+// ErrFormat is returned by Open for a session file that an agent of another version has written.
+var ErrFormat = errors.New("the session file is of another version")
+
 var (
 	bucketSessions = []byte("sessions")
 	bucketMeta     = []byte("meta")
@@ -45,6 +49,8 @@ const (
 	format    = "curfew-sessions-2"
 	oldFormat = "curfew-sessions-1"
 )
+
+var anyFormat = regexp.MustCompile(`^curfew-sessions-[0-9]+$`)
 
 // flushInterval is how long SaveSoon and DeleteSoon may take to reach the file.
 const flushInterval = time.Second
@@ -118,6 +124,7 @@ func checkDir(dir string) error {
 // prepare writes the format into a new file and checks it in an old one.
 func (s *Store) prepare() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
+		fresh := tx.Bucket(bucketMeta) == nil
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 		if err != nil {
 			return err
@@ -130,15 +137,21 @@ func (s *Store) prepare() error {
 				return err
 			}
 		}
-		switch have := meta.Get(keyFormat); {
-		case have == nil, string(have) == oldFormat:
+		switch have := string(meta.Get(keyFormat)); {
+		case have == format:
+			return nil
+		case fresh, have == oldFormat:
 			return meta.Put(keyFormat, []byte(format))
-		case string(have) != format:
-			return fmt.Errorf("it is of format %q, this agent writes %q: use the agent that wrote it", have, format)
+		case !anyFormat.MatchString(have):
+			return fmt.Errorf("%w: it is of format %q", ErrCorrupt, have)
+		default:
+			return fmt.Errorf("%w: it is of format %q, this agent writes %q: use the agent that wrote it", ErrFormat, have, format)
 		}
-		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		return damaged(s.db.Path(), err)
+	case err != nil:
 		return fmt.Errorf("prepare %s: %w", s.db.Path(), err)
 	}
 	return nil

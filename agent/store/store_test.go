@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -192,7 +193,7 @@ func TestDamagedFile(t *testing.T) {
 		}
 		s, err := Open(Config{Dir: dir, BootID: "a", Clock: clock})
 		if err != nil {
-			if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "Move the file away") {
+			if (!errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "Move the file away")) && !errors.Is(err, ErrFormat) {
 				t.Fatalf("unclear error: %v", err)
 			}
 			refused++
@@ -224,8 +225,17 @@ func TestDamagedFile(t *testing.T) {
 		try(good[:n])
 	}
 	try([]byte("this is not a database\n"))
-	if refused == 0 {
-		t.Fatal("no damage was ever noticed")
+	for _, name := range []string{format, string(keyFormat)} {
+		at := bytes.LastIndex(good, []byte(name))
+		bad := append([]byte(nil), good...)
+		bad[at+3] ^= 1
+		before := refused
+		if try(bad); refused == before {
+			t.Errorf("a damaged %q is not noticed", name)
+		}
+	}
+	if refused < 10 {
+		t.Fatalf("%d damages were noticed", refused)
 	}
 }
 
