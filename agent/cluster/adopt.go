@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -131,13 +130,6 @@ func (list items) hashes() []uint64 {
 	return hashes
 }
 
-func (list items) sum() (sum uint64) {
-	for _, h := range list.hashes() {
-		sum ^= h
-	}
-	return sum
-}
-
 // without returns those whose hash is not among the given.
 func (list items) without(hashes []uint64) items {
 	have := make(map[uint64]bool, len(hashes))
@@ -145,35 +137,6 @@ func (list items) without(hashes []uint64) items {
 		have[h] = true
 	}
 	return slices.DeleteFunc(slices.Clone(list), func(it item) bool { return have[it.hash()] })
-}
-
-// watermarkItems are all watermarks, as they are told. Safe for concurrent use.
-type watermarkItems struct {
-	mu      sync.Mutex
-	version uint64 // of the table's; zero: of none
-	list    items
-	sum     uint64
-}
-
-// watermarks returns all watermarks, which the caller must not change, and their sum. There may be many, and they are asked for
-// in each round.
-func (e *Engine) watermarks() (list items, sum uint64) {
-	m := &e.marks
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	version := e.cfg.Table.WatermarksVersion() // before: what comes meanwhile makes another one
-	if version == m.version {
-		return m.list, m.sum
-	}
-	m.version, m.list = version, nil
-	for _, w := range e.cfg.Table.Watermarks() {
-		if it, err := encodeWatermark(&w); err == nil { // it was encoded before, to get here
-			m.list = append(m.list, it)
-		}
-	}
-	m.list = slices.Clip(m.list)
-	m.sum = m.list.sum()
-	return m.list, m.sum
 }
 
 func (e *Engine) documents() (list items) {

@@ -33,7 +33,7 @@ type Engine struct {
 	finds   *finds
 	quorum  *quorum
 	told    *raising
-	marks   watermarkItems
+	marks   markLists
 	serving servingToken
 
 	lifetime context.Context // ends when Run returns; of what others asked for

@@ -18,6 +18,8 @@ func FuzzMessage(f *testing.F) {
 	f.Add(encodeClock(clockMessage{reply: true, t1: 1, t2: 2, t3: 3, boot: 4, epoch: 7, wall: 9, sessions: 2}))
 	f.Add(encodeDigest(&digestRequest{documents: []uint64{5}, state: sampleState(f)[2:]}))
 	f.Add(encodeDigestReply(&digestReply{leaves: map[byte]*[leaves]uint64{9: {1: 4}}, documents: []uint64{1}}))
+	f.Add(encodeDigestReply(&digestReply{marks: &markReply{hashes: []uint64{5}, covered: 256}}))
+	f.Add(encodeHashes(kindPullMarks, []uint64{1, 2}))
 	f.Add(encodeSummaries(summariesRequest{[]uint16{1, 65535}}))
 	f.Add(encodeSummariesReply(&summariesReply{covered: 2, summaries: []session.Summary{{ID: session.ID{4}, Hash: 9}}}))
 	f.Add(encodeIDs(kindPull, []session.ID{{1}}))
@@ -42,13 +44,18 @@ func FuzzMessage(f *testing.F) {
 		case kindDigestReply:
 			d, _ := decodeDigestReply(body)
 			fuzzState(t, d.state)
+			if d.marks != nil && d.marks.covered > buckets {
+				t.Fatalf("%d of %d buckets", d.marks.covered, buckets)
+			}
+		case kindPullMarks:
+			_, _ = decodePullMarks(body)
 		case kindSummaries:
 			_, _ = decodeSummaries(body)
 		case kindSummariesReply:
 			_, _ = decodeSummariesReply(body)
 		case kindPull, kindResolveReply:
 			_, _ = decodeIDs(body)
-		case kindPullReply, kindPush, kindPushReply, kindFindReply:
+		case kindPullReply, kindPullMarksReply, kindPush, kindPushReply, kindFindReply:
 			c, _ := decodeCarrier(body)
 			fuzzState(t, c.state)
 		case kindFind:

@@ -50,6 +50,8 @@ func (e *Engine) serve(ctx context.Context, p *peer, kind messageKind, body []by
 	case kindPull:
 		defer e.serving.extend(p.name, e.cfg.Clock)
 		return e.servePull(body)
+	case kindPullMarks:
+		return e.servePullMarks(body)
 	case kindPush:
 		defer e.serving.extend(p.name, e.cfg.Clock)
 		return e.servePush(ctx, p, body)
@@ -73,12 +75,12 @@ func (e *Engine) serveDigest(ctx context.Context, p *peer, body []byte) ([]byte,
 		return nil, err
 	}
 	documents := e.documents()
-	marks, sum := e.watermarks()
-	reply := digestReply{documents: documents.hashes(), marks: sum, leaves: map[byte]*[leaves]uint64{}}
-	give := documents.without(d.documents)
-	if reply.marks != d.marks {
-		give = append(marks, give...)
+	reply := digestReply{documents: documents.hashes(), leaves: map[byte]*[leaves]uint64{}}
+	if marks := e.watermarks(); marks.fold != d.marks {
+		reply.marks = &markReply{fold: marks.fold}
+		reply.marks.hashes, reply.marks.covered = marks.differing(&d.marks)
 	}
+	give := documents.without(d.documents)
 	var packed int
 	reply.state, packed = e.pack(give, maxChunk/4) // what does not fit we push, in the round that we begin
 	reply.partial = packed < len(give)

@@ -18,10 +18,12 @@ import (
 // Anti-entropy finds what delivery and gossip missed: every second or two, with a random live member, and at
 // once with one that appeared. Both nodes know the same when a round has completed:
 //
-//	DIGEST     our 256 buckets            -> the 256 leaves of each that differs; watermarks, documents
+//	DIGEST     our 256 buckets            -> the 256 leaves of each that differs; documents
 //	SUMMARIES  leaves that differ         -> the hash of each session in them
 //	PULL       sessions that differ       -> their records
 //	PUSH       our records of those, and of what the other does not know
+//
+// Watermarks: see marks.go.
 
 var errBusy = errors.New("it is serving another node")
 
@@ -115,9 +117,9 @@ func (e *Engine) syncWith(ctx context.Context, p *peer, limit time.Duration) {
 // round is one round of anti-entropy with a peer. With errLeft, this node does not know all that it was told.
 func (e *Engine) round(ctx context.Context, p *peer, limit time.Duration) error {
 	ours := e.documents()
-	marks, sum := e.watermarks()
+	marks := e.watermarks()
 	clocks, _ := e.pack(nil, 0)
-	request := digestRequest{fold: e.cfg.Table.Fold(), documents: ours.hashes(), marks: sum, state: clocks}
+	request := digestRequest{fold: e.cfg.Table.Fold(), documents: ours.hashes(), marks: marks.fold, state: clocks}
 	reply, err := e.digest(ctx, p, &request, limit)
 	if err != nil {
 		return err
@@ -131,11 +133,12 @@ func (e *Engine) round(ctx context.Context, p *peer, limit time.Duration) error 
 	case left == nil && reply.partial:
 		left = errLeft
 	}
-	give := ours.without(reply.documents)
-	if reply.marks != request.marks {
-		give = append(give, marks...)
+	if err := e.push(ctx, p, ours.without(reply.documents)); err != nil {
+		return err
 	}
-	if err := e.push(ctx, p, give); err != nil {
+	if err := e.exchangeMarks(ctx, p, marks, reply.marks); errors.Is(err, errLeft) {
+		left = cmp.Or(left, err)
+	} else if err != nil {
 		return err
 	}
 	return cmp.Or(e.reconcile(ctx, p, reply.leaves), left)

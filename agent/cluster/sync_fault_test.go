@@ -7,7 +7,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,31 +99,26 @@ func TestOneBadMemberDoesNotStarveTheOthers(t *testing.T) {
 	}
 }
 
-// More watermarks than a reply carries come in the rounds that the others begin: until then a node is not ready.
+// More watermarks than a reply carries are asked for again: until all have come a node is not ready.
 func TestNotReadyBeforeAllWatermarksCame(t *testing.T) {
 	simulate(t, func(t *testing.T) {
-		var quiet atomic.Bool // the others begin no rounds with it
 		s := newSim(t, 3, func(c *Config) {
 			c.Network = &faulty{Network: c.Network, request: func(_ context.Context, to string) ([]byte, error, bool) {
-				return nil, errors.New("not now"), to == "n1" && quiet.Load()
+				return nil, errors.New("not now"), to == "n1" // the others begin no rounds with it
 			}}
 		})
 		s.ready(t)
-		n0, n1 := s.nodes["n0"], s.nodes["n1"]
+		n0, n1, n2 := s.nodes["n0"], s.nodes["n1"], s.nodes["n2"]
 		n1.down()
-		const marks = 2000
+		const marks = 5000
 		for i := range marks {
 			w := session.Watermark{Subject: strings.Repeat("s", 300) + strconv.Itoa(i), Origin: n0.engine.self, Before: session.OriginTime(n0.clock.Boot()), End: session.End{Reason: session.ReasonProvider}}
 			if _, err := n0.engine.Raise(w); err != nil {
 				t.Fatal(err)
 			}
 		}
-		quiet.Store(true)
+		eventually(t, time.Minute, "known to who is there", func() bool { return len(n2.table.Watermarks()) == marks })
 		n1.start()
-		s.wait.Go(func() {
-			time.Sleep(3 * time.Second)
-			quiet.Store(false)
-		})
 		eventually(t, 10*time.Second, "ready", func() bool { return n1.engine.Ready() })
 		if n := len(n1.table.Watermarks()); n != marks {
 			t.Errorf("ready with %d watermarks of %d", n, marks)

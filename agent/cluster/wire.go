@@ -38,6 +38,8 @@ const (
 	kindResolveReply   messageKind = 27
 	kindAsk            messageKind = 28
 	kindAskReply       messageKind = 29
+	kindPullMarks      messageKind = 30
+	kindPullMarksReply messageKind = 31
 )
 
 // Limits of what is read from others. What is written keeps to them.

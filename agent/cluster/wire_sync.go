@@ -18,16 +18,19 @@ const (
 // digestRequest opens a round of anti-entropy: what the asker knows, in short.
 type digestRequest struct {
 	fold      [buckets]uint64
-	documents []uint64 // hashes of the documents that it has
-	marks     uint64   // XOR of the hashes of its watermarks
-	state     []byte   // fields of a state: clocks
+	documents []uint64        // hashes of the documents that it has
+	marks     [buckets]uint64 // XOR of the hashes of its watermarks, by bucket
+	state     []byte          // fields of a state: clocks
 }
 
 func encodeDigest(d *digestRequest) []byte {
 	b := appendBytes(appendHeader(nil, kindDigest), 1, appendUint64s(nil, d.fold[:]))
 	b = appendBytes(b, 2, appendUint64s(nil, d.documents))
-	b = appendFixed(b, 3, d.marks)
-	return appendBytes(b, 4, d.state)
+	b = appendBytes(b, 4, d.state)
+	if d.marks != ([buckets]uint64{}) {
+		b = appendBytes(b, 5, appendUint64s(nil, d.marks[:]))
+	}
+	return b
 }
 
 func decodeDigest(b []byte) (d digestRequest, err error) {
@@ -38,10 +41,10 @@ func decodeDigest(b []byte) (d digestRequest, err error) {
 			return f.bytes(&fold, 8*buckets)
 		case 2:
 			return decodeHashes(f, &d.documents)
-		case 3:
-			return f.fixed(&d.marks)
 		case 4:
 			return f.bytes(&d.state, maxRequest)
+		case 5:
+			return decodeFold(f, &d.marks)
 		}
 		return nil
 	})
@@ -59,9 +62,16 @@ type digestReply struct {
 	busy      bool // ask another
 	leaves    map[byte]*[leaves]uint64
 	documents []uint64
-	marks     uint64
-	state     []byte // watermarks if they differ, and documents that the asker has not
-	partial   bool   // not all of these
+	state     []byte     // documents that the asker has not
+	partial   bool       // not all of these
+	marks     *markReply // nil: the same
+}
+
+// markReply tells of watermarks that differ.
+type markReply struct {
+	fold    [buckets]uint64
+	hashes  []uint64 // in those of the first covered buckets that differ
+	covered int
 }
 
 func encodeDigestReply(d *digestReply) []byte {
@@ -72,13 +82,19 @@ func encodeDigestReply(d *digestReply) []byte {
 		}
 	}
 	b = appendBytes(b, 3, appendUint64s(nil, d.documents))
-	b = appendFixed(b, 4, d.marks)
 	b = appendBytes(b, 5, d.state)
-	return appendFlag(b, 6, d.partial)
+	b = appendFlag(b, 6, d.partial)
+	if m := d.marks; m != nil {
+		b = appendBytes(b, 7, appendUint64s(nil, m.fold[:]))
+		b = appendBytes(b, 8, appendUint64s(nil, m.hashes))
+		b = appendVarint(b, 9, uint64(m.covered))
+	}
+	return b
 }
 
 func decodeDigestReply(b []byte) (d digestReply, err error) {
 	d.leaves = map[byte]*[leaves]uint64{}
+	var marks markReply
 	err = eachField(b, func(f field) error {
 		switch f.num {
 		case 1:
@@ -93,19 +109,53 @@ func decodeDigestReply(b []byte) (d digestReply, err error) {
 			return uint64s(raw[1:], l[:])
 		case 3:
 			return decodeHashes(f, &d.documents)
-		case 4:
-			return f.fixed(&d.marks)
 		case 5:
 			return f.bytes(&d.state, maxRequest)
 		case 6:
 			return f.flag(&d.partial)
+		case 7:
+			d.marks = &marks
+			return decodeFold(f, &marks.fold)
+		case 8:
+			return decodeHashes(f, &marks.hashes)
+		case 9:
+			return f.count(&marks.covered)
 		}
 		return nil
 	})
+	if err == nil && marks.covered > buckets {
+		err = errMalformed
+	}
 	if err != nil {
 		return digestReply{}, fmt.Errorf("digest reply: %w", err)
 	}
 	return d, nil
+}
+
+func decodeFold(f field, to *[buckets]uint64) error {
+	var b []byte
+	if err := f.bytes(&b, 8*buckets); err != nil {
+		return err
+	}
+	return uint64s(b, to[:])
+}
+
+// encodeHashes is the body of a PULL_MARKS.
+func encodeHashes(kind messageKind, hashes []uint64) []byte {
+	return appendBytes(appendHeader(nil, kind), 1, appendUint64s(nil, hashes))
+}
+
+func decodePullMarks(b []byte) (hashes []uint64, err error) {
+	err = eachField(b, func(f field) error {
+		if f.num != 1 {
+			return nil
+		}
+		return decodeHashes(f, &hashes)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watermarks: %w", err)
+	}
+	return hashes, nil
 }
 
 func decodeHashes(f field, to *[]uint64) error {

@@ -262,12 +262,13 @@ func TestWriterKeepsToThePacket(t *testing.T) {
 }
 
 func TestSyncMessages(t *testing.T) {
-	d := digestRequest{documents: []uint64{5, 6}, marks: 3, state: []byte{8, 0}}
-	d.fold[3] = 77
+	d := digestRequest{documents: []uint64{5, 6}, state: []byte{8, 0}}
+	d.fold[3], d.marks[4] = 77, 78
 	if got, err := decodeDigest(encodeDigest(&d)[2:]); err != nil || !reflect.DeepEqual(got, d) {
 		t.Errorf("digest: %+v, %v", got, err)
 	}
-	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, marks: 4, state: []byte{8, 0}, partial: true}
+	r := digestReply{busy: true, leaves: map[byte]*[leaves]uint64{0: {}, 9: {1: 4}}, documents: []uint64{1}, state: []byte{8, 0}, partial: true,
+		marks: &markReply{fold: [buckets]uint64{6: 7}, hashes: []uint64{8, 9}, covered: 200}}
 	if got, err := decodeDigestReply(encodeDigestReply(&r)[2:]); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("digest reply: %+v, %v", got, err)
 	}
@@ -277,6 +278,9 @@ func TestSyncMessages(t *testing.T) {
 	sr := summariesReply{covered: 2, summaries: []session.Summary{{ID: session.ID{4}, Hash: 9}, {ID: session.ID{5}, Hash: 10}}}
 	if got, err := decodeSummariesReply(encodeSummariesReply(&sr)[2:]); err != nil || !reflect.DeepEqual(got, sr) {
 		t.Errorf("summaries reply: %+v, %v", got, err)
+	}
+	if got, err := decodePullMarks(encodeHashes(kindPullMarks, []uint64{8, 9})[2:]); err != nil || !slices.Equal(got, []uint64{8, 9}) {
+		t.Errorf("pull of watermarks: %v, %v", got, err)
 	}
 	ids := []session.ID{{1}, {2}}
 	if got, err := decodeIDs(encodeIDs(kindPull, ids)[2:]); err != nil || !reflect.DeepEqual(got, ids) {

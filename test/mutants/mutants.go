@@ -37,6 +37,8 @@ var mutants = []mutant{
 		"} else if w, below := t.belowLocked(s); below {", "} else if w, below := t.belowLocked(s); below && w.Before < 0 {", inTable},
 	{"no anti-entropy", "agent/cluster/sync.go",
 		"err := e.round(ctx, p, limit)", "var err error", inSimulation},
+	{"watermarks that were missed are not asked for", "agent/cluster/marks.go",
+		"if theirs == nil {", "if theirs == nil || ours != nil {", []string{"./agent/cluster", "-run", "Watermark"}},
 	{"a node serves before it knows what it missed", "agent/cluster/engine.go",
 		"ready: cfg.Alone,", "ready: true,", inSimulation},
 	{"what is lost is not sent again", "agent/cluster/outbox.go",
