@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -171,65 +170,6 @@ func (p *proxyProcess) inherit() error {
 	return p.kernel.SelfTest(session.FirstNumber(p.clock.Boot()))
 }
 
-// openState opens the store, and makes the session table of what it holds.
-func (p *proxyProcess) openState() error {
-	bootID, err := hostclock.BootID()
-	if err != nil {
-		return err
-	}
-	c := p.bundle.Load().Config
-	p.metrics = metrics.New(p.version, metrics.Sources{Sessions: func() int { return p.table.Count() }, Gate: p.gateCounters(), Enforcer: p.enforcerCounters})
-	p.observe = &observer{log: p.log, events: control.NewEvents(eventsKept), metrics: p.metrics}
-	p.store, err = store.Open(store.Config{Dir: c.State, BootID: bootID, Clock: p.clock, OnError: p.observe.storeFailed})
-	if err != nil {
-		return err
-	}
-	if p.alarm, err = hostclock.NewAlarm(); err != nil {
-		return err
-	}
-	cfg := session.TableConfig{
-		Clock: p.clock, Alarm: p.alarm, Store: p.store, Watermarks: p.store, MaxSessions: c.Sessions.Max, MaxConns: c.Sessions.Connections,
-		OnEnd:  func(e session.Ending) { p.terminator.ended(e); p.cluster.ended(e); p.vault.EndLater(e.Session.ID) },
-		OnMove: p.moved, OnSupersede: p.followed, OnIdentity: p.described.note,
-	}
-	if p.bundle.Load().inCluster() {
-		if p.cluster, err = newClusterNode(p); err != nil {
-			return err
-		}
-		cfg.Timebase, cfg.OnChange, cfg.OnValidate = p.cluster.time, p.cluster.changed, p.cluster.validated
-	}
-	if p.table, err = session.NewTable(cfg); err != nil {
-		return err
-	}
-	return p.restore()
-}
-
-// restore fills the table with what the store knows.
-func (p *proxyProcess) restore() error {
-	marks, err := p.store.LoadWatermarks()
-	if err != nil {
-		return err
-	}
-	for _, w := range marks {
-		p.table.RestoreWatermark(w)
-	}
-	known, err := p.store.Load()
-	if err != nil {
-		return err
-	}
-	for _, s := range known {
-		if p.cluster != nil {
-			p.cluster.recall(&s)
-		}
-		if err := p.table.Restore(s); err != nil {
-			return fmt.Errorf("restore sessions: %w", err)
-		}
-	}
-	p.log.Info("state opened", "sessions", p.table.Count(), "known", len(known))
-	p.localKills = &localKills{path: filepath.Join(p.bundle.Load().Config.State, localKillsFile)}
-	return nil
-}
-
 func (p *proxyProcess) setUpEnforcement() error {
 	p.gate = &gate{
 		table: p.table, kernel: p.kernel, clock: p.clock, log: p.log, admissions: map[uint64]*admission{},
@@ -259,65 +199,6 @@ func (p *proxyProcess) setPolicy(b *bundle) error {
 	}
 	p.policy.Store(set)
 	return nil
-}
-
-// moved is session.TableConfig.OnMove.
-func (p *proxyProcess) moved(id session.ID, number uint64) {
-	err := p.gate.move(id, number)
-	switch {
-	case errors.Is(err, bpf.ErrGone):
-		p.lost(id)
-	case err != nil:
-		p.log.Error("session deadline not moved in the kernel: it ends at the old one", "session", id, "error", err)
-	}
-}
-
-// followed is session.TableConfig.OnSupersede. Its connections are asked about anew: the identity that signed in
-// again may be in other groups.
-func (p *proxyProcess) followed(o session.Takeover) {
-	if err := p.gate.follow(o); errors.Is(err, bpf.ErrGone) {
-		p.lost(o.New.ID)
-	} else if err != nil {
-		p.log.Error("the kernel did not take over a session: it ends at the old deadline", "session", o.New.ID, "error", err)
-	}
-	p.log.Info("session followed by another", "session", o.Old.ID, "by", o.New.ID, "connections", len(o.Conns))
-	if len(o.Conns) == 0 {
-		return
-	}
-	select {
-	case p.takeovers <- o:
-	default: // many at once: this one takes its time here
-		p.reauthoriseAll(context.Background(), livesOf(o.New, o.Conns))
-	}
-}
-
-// askAgain asks policy about the connections of sessions that were followed by others.
-func (p *proxyProcess) askAgain(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case o := <-p.takeovers:
-			p.reauthoriseAll(ctx, livesOf(o.New, o.Conns))
-		}
-	}
-}
-
-// lost ends a session whose entry in the kernel was removed beneath us: kill --local, which does not
-// ask the agent.
-func (p *proxyProcess) lost(id session.ID) {
-	_, err := p.table.End(id, session.End{Reason: session.ReasonKilled, By: "kill --local"})
-	var over *session.EndedError
-	if err != nil && !errors.As(err, &over) {
-		p.log.Error("session ended locally", "session", id, "error", err)
-	}
-}
-
-// cut ends one connection of a session that goes on.
-func (p *proxyProcess) cut(ctx context.Context, c *session.Connection) {
-	if err := p.terminator.cut(ctx, c); err != nil {
-		p.log.Error("connection not ended", "session", c.Session(), "connection", c.ID, "error", err)
-	}
 }
 
 // close frees what the constructors opened, in reverse order.
