@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -35,6 +36,7 @@ type Engine struct {
 	told    *raising
 	marks   markLists
 	serving servingToken
+	taking  atomic.Pointer[peer] // whom it takes many sessions over from; nil: nobody
 
 	lifetime context.Context // ends when Run returns; of what others asked for
 	end      context.CancelFunc

@@ -85,7 +85,7 @@ func (e *Engine) serveDigest(ctx context.Context, p *peer, body []byte) ([]byte,
 	reply.state, packed = e.pack(give, maxChunk/4) // what does not fit we push, in the round that we begin
 	reply.partial = packed < len(give)
 	if e.cfg.Table.Fold() != d.fold {
-		if reply.busy = !e.serving.take(p.name, e.cfg.Clock); !reply.busy {
+		if reply.busy = e.takesFromOther(p) || !e.serving.take(p.name, e.cfg.Clock); !reply.busy {
 			e.addLeaves(&reply, &d.fold)
 		}
 	}
@@ -154,6 +154,9 @@ func (e *Engine) servePush(ctx context.Context, p *peer, body []byte) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
+	if len(body) > muchAtOnce && e.takesFromOther(p) {
+		return encodeCarrier(kindPushReply, carrier{busy: true}), nil
+	}
 	n, err := e.adopt(ctx, p, c.state)
 	if errors.Is(err, errLeft) {
 		err = nil // what was not taken differs in the next round still
@@ -193,6 +196,18 @@ func (e *Engine) serveResolve(ctx context.Context, body []byte) ([]byte, error) 
 	ids = slices.Compact(ids)
 	ids = ids[:min(len(ids), maxIDs)]
 	return encodeIDs(kindResolveReply, ids), nil
+}
+
+// A node that compares many sessions with one member does not want to be told the same by others: it has no leaves for them and
+// takes only so many bytes at once from them.
+const (
+	manyLeaves = 1 << 10 // that differ
+	muchAtOnce = 64 << 10
+)
+
+func (e *Engine) takesFromOther(p *peer) bool {
+	from := e.taking.Load()
+	return from != nil && from != p
 }
 
 // servingToken lets one node at a time find out what differs and transfer it, so that a node that has just joined

@@ -161,6 +161,9 @@ func (e *Engine) reconcile(ctx context.Context, p *peer, theirs map[byte]*[leave
 	if len(differ) == 0 {
 		return nil
 	}
+	if len(differ) > manyLeaves && e.taking.CompareAndSwap(nil, p) {
+		defer e.taking.Store(nil)
+	}
 	set := make(map[uint16]bool, len(differ))
 	for _, l := range differ {
 		set[l] = true
@@ -275,8 +278,14 @@ func (e *Engine) pushRecords(ctx context.Context, p *peer, give []session.ID) er
 func (e *Engine) push(ctx context.Context, p *peer, items []item) error {
 	for len(items) > 0 {
 		state, n := e.pack(items, maxChunk)
-		if _, err := e.request(ctx, p, encodeCarrier(kindPush, carrier{state: state}), kindPushReply); err != nil {
+		body, err := e.request(ctx, p, encodeCarrier(kindPush, carrier{state: state}), kindPushReply)
+		if err != nil {
 			return err
+		}
+		if c, err := decodeCarrier(body); err != nil {
+			return err
+		} else if c.busy {
+			return errBusy
 		}
 		items = items[n:]
 	}

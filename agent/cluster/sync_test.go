@@ -132,6 +132,56 @@ func TestServeSummariesInChunks(t *testing.T) {
 	})
 }
 
+// A node that takes over many sessions from one member is not told the same by others: but for a few, which may be ends.
+func TestTakingManyFromOne(t *testing.T) {
+	simulate(t, func(t *testing.T) {
+		s := newSim(t, 2, nil)
+		s.ready(t)
+		n0, n1 := s.nodes["n0"], s.nodes["n1"]
+		n0.engine.taking.Store(n0.engine.peer("n2"))
+		n0.store.takes(0)
+		n1.store.takes(0)
+		s.parts(map[string]int{"n0": 1}) // nothing is told by packets
+		var ids []session.ID
+		for i := range 1000 {
+			v, err := n1.table.Create(session.Session{Key: session.Key{byte(i), byte(i >> 8), 1}, Identity: session.Identity{Subject: "u"}}, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, v.ID)
+		}
+		push := func(ids []session.ID) bool {
+			state, _ := n1.engine.pack(n1.engine.recordItems(ids), maxChunk)
+			b, err := n0.engine.Serve("n1", encodeCarrier(kindPush, carrier{state: state}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := decodeCarrier(b[2:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.busy
+		}
+		if !push(ids) || n0.table.Count() != 0 {
+			t.Errorf("%d sessions were taken from two", n0.table.Count())
+		}
+		if push(ids[:10]) || n0.table.Count() != 10 {
+			t.Errorf("%d sessions of ten", n0.table.Count())
+		}
+		b, err := n0.engine.Serve("n1", encodeDigest(&digestRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := decodeDigestReply(b[2:]); err != nil || !r.busy {
+			t.Errorf("a round begins with another: %v", err)
+		}
+		n0.engine.taking.Store(nil)
+		if push(ids) || n0.table.Count() != len(ids) {
+			t.Errorf("afterwards %d of %d", n0.table.Count(), len(ids))
+		}
+	})
+}
+
 func TestOneTransferAtATime(t *testing.T) {
 	simulate(t, func(t *testing.T) {
 		s := newSim(t, 1, nil)

@@ -278,11 +278,12 @@ func decodeIDs(b []byte) (ids []session.ID, err error) {
 type carrier struct {
 	covered int // how many of the first ids that were asked for it answers; of a PUSH's reply: items taken
 	state   []byte
+	busy    bool // of a PUSH's reply: nothing was taken, another tells the same
 }
 
 func encodeCarrier(kind messageKind, c carrier) []byte {
 	b := appendVarint(appendHeader(make([]byte, 0, len(c.state)+16), kind), 1, uint64(c.covered))
-	return appendBytes(b, 2, c.state)
+	return appendFlag(appendBytes(b, 2, c.state), 3, c.busy)
 }
 
 func decodeCarrier(b []byte) (c carrier, err error) {
@@ -292,6 +293,8 @@ func decodeCarrier(b []byte) (c carrier, err error) {
 			return f.count(&c.covered)
 		case 2:
 			return f.bytes(&c.state, maxRequest)
+		case 3:
+			return f.flag(&c.busy)
 		}
 		return nil
 	})
