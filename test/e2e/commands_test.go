@@ -7,11 +7,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,6 +93,42 @@ func TestDemo(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// A demo that is kept can be looked at as it says, and leaves nothing when it is interrupted.
+func TestDemoIsKept(t *testing.T) {
+	cmd := exec.Command(harness.Binary(t), "demo", "--keep", "--streams", "3", "--session", "3s")
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Signal(os.Interrupt); <-ended })
+	says := regexp.MustCompile(`export CURFEW_SOCKET=(\S+)`)
+	harness.Eventually(t, "the demo to be kept", func() error {
+		if says.FindStringSubmatch(out.String()) == nil {
+			return errors.New(out.String())
+		}
+		return nil
+	})
+	socket := says.FindStringSubmatch(out.String())[1]
+	look := exec.Command(harness.Binary(t), "sessions", "--socket", socket)
+	if b, err := look.CombinedOutput(); err != nil {
+		t.Errorf("sessions: %v\n%s", err, b)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err := <-ended
+	ended <- err // for the cleanup
+	if err != nil {
+		t.Errorf("interrupted: %v\n%s", err, out.String())
+	}
+	if _, err := os.Stat(filepath.Dir(filepath.Dir(socket))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it leaves %s: %v", socket, err)
 	}
 }
 
