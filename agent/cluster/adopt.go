@@ -35,11 +35,23 @@ func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int
 	}
 	e.introduce(p, s.sender.Boot, s.epoch)
 	e.learn(&s, p)
+	for i := range arrivals {
+		arrivals[i].clockless = e.nobodyKnows(&s, arrivals[i].it.origin)
+	}
 	applied, left, err := e.applyAll(ctx, arrivals)
 	if err == nil {
 		err = e.whyLeft(s.sender, left)
 	}
 	return applied, err
+}
+
+// nobodyKnows reports whether neither we nor the sender of a message, whose clock we know, know a clock in it.
+func (e *Engine) nobodyKnows(s *state, o session.Origin) bool {
+	if _, _, ok := e.cfg.Timebase.Offset(o); ok {
+		return false
+	}
+	_, _, ok := e.cfg.Timebase.Offset(s.sender)
+	return ok && !slices.ContainsFunc(s.clocks, func(c remoteClock) bool { return c.origin == o && c.known })
 }
 
 // whyLeft says why items of these origins were not applied; nil if asking the sender again would not help,

@@ -31,16 +31,18 @@ const (
 
 // arrival is an item that was received.
 type arrival struct {
-	it       item
-	rec      session.Record // of CREATE, REVOKE, ACTIVITY and KILL
-	kill     uint64         // of KILL
-	report   bool
-	from     string // whom it came from; empty: gossip
-	peer     *peer  // who is to have an acknowledgement; or nil
-	epoch    uint64 // the numbers are of
-	at       session.Instant
-	relay    bool               // news of an end is to be gossiped on
-	finished func(applied bool) // or nil
+	it     item
+	rec    session.Record // of CREATE, REVOKE, ACTIVITY and KILL
+	kill   uint64         // of KILL
+	report bool
+	from   string // whom it came from; empty: gossip
+	peer   *peer  // who is to have an acknowledgement; or nil
+	epoch  uint64 // the numbers are of
+	at     session.Instant
+	relay  bool // news of an end is to be gossiped on
+	// clockless is set if whom it came from does not know the clock of its origin.
+	clockless bool
+	finished  func(applied bool) // or nil
 }
 
 // lane is a bounded queue with one reader.
@@ -181,13 +183,14 @@ func (e *Engine) knowsClock(a *arrival) bool {
 }
 
 // applyWatermark waits for the clock of the watermark's origin: a session whose clock cannot be compared
-// with it would be taken to be older.
+// with it would be taken to be older. One that asks for a fresh sign-in does not wait for a clock that nobody knows any
+// more: it holds by what the provider says, and has to be known to nodes that join when its origin is long gone.
 func (e *Engine) applyWatermark(a *arrival) bool {
 	w, err := a.it.watermark()
 	if err != nil {
 		return false // checked when it was received
 	}
-	if _, _, ok := e.cfg.Timebase.Offset(w.Origin); !ok {
+	if _, _, ok := e.cfg.Timebase.Offset(w.Origin); !ok && (w.Fresh == 0 || !a.clockless) {
 		e.cfg.Count(CountNoClock, 1)
 		e.askClock(a.peer)
 		return false

@@ -119,7 +119,7 @@ func (e *Engine) raise(w session.Watermark) (news bool, err error) {
 }
 
 func watermarkName(w *session.Watermark) string {
-	return fmt.Sprintf("w/%s\x00%s\x00%s\x00%s\x00%x", w.Issuer, w.Subject, w.SID, w.Origin.Node, w.Origin.Boot)
+	return fmt.Sprintf("w/%s\x00%s\x00%s\x00%s\x00%x\x00%t", w.Issuer, w.Subject, w.SID, w.Origin.Node, w.Origin.Boot, w.Fresh != 0)
 }
 
 // raising is the ends of watermarks that are being raised. Each node ends their sessions by itself, and need

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/session"
@@ -120,6 +121,7 @@ func encodeWatermark(w *session.Watermark) (item, error) {
 	body = appendBytes(body, 4, appendEnd(nil, &w.End))
 	body = appendText(body, 5, w.SID)
 	body = appendVarint(body, 6, uint64(w.Keep))
+	body = appendVarint(body, 7, uint64(w.Fresh)) // a version that does not know it takes the watermark for one without
 	it := item{kind: itemWatermark, origin: w.Origin, body: body}
 	_, err := it.watermark()
 	return it, err
@@ -141,6 +143,9 @@ func (it *item) watermark() (session.Watermark, error) {
 			return f.text(&w.SID, maxName)
 		case 6:
 			w.Keep = time.Duration(min(f.n, uint64(session.MaxLifetime)))
+			return f.varint(new(uint64))
+		case 7:
+			w.Fresh = int64(min(f.n, math.MaxInt64))
 			return f.varint(new(uint64))
 		}
 		return nil

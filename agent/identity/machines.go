@@ -95,7 +95,7 @@ func (ms *Machines) signIn(ctx context.Context, m *machine, key session.Key, tok
 	if err := ms.checkEnded(key, p); err != nil {
 		return session.Session{}, err
 	}
-	wanted := NewSession{Identity: p.identity, Key: key, Method: "token", Authenticated: p.issued, Credential: p.credential, NotAfter: p.expires}
+	wanted := NewSession{Identity: p.identity, Key: key, Method: session.MethodToken, Authenticated: p.issued, Credential: p.credential, NotAfter: p.expires}
 	if m.cfg.OutliveToken {
 		wanted.NotAfter = time.Time{}
 	}

@@ -17,6 +17,8 @@ var (
 	ErrKeyInUse = errors.New("has a live session already: sign out first, or use a fresh key")
 	// ErrWatermark: every session of the identity that is as old as this has been ended.
 	ErrWatermark = errors.New("all sessions of the identity up to now were ended: try again")
+	// ErrNotFresh: the user was authenticated before something happened that makes that worthless. See Watermark.Fresh.
+	ErrNotFresh = errors.New("the user has to be authenticated anew")
 	// ErrCredentialUsed: what the session was to be created with has made one of another client key.
 	ErrCredentialUsed = errors.New("the token has been used with another key")
 	// ErrExists: a session with this ID is known already.

@@ -71,7 +71,8 @@ type Record struct {
 
 // Watermark ends every session of a subject, or of everyone, that was born before an instant, or every one that
 // a provider's own session began, whenever it is born; also those that nobody here has heard of yet. Watermarks
-// that say the same of whom, by the same Origin, merge: the later wins.
+// that say the same of whom, by the same Origin, merge: the later wins, also in what Fresh says; those with Fresh among
+// themselves, and those without.
 type Watermark struct {
 	Issuer, Subject string // both empty: everyone; Issuer alone empty: this subject of any issuer
 	SID             string // the session of Issuer's, instead of Subject; or UnnamedSID, with Subject
@@ -79,6 +80,9 @@ type Watermark struct {
 	Before          OriginTime
 	Keep            time.Duration // after Before it is forgotten; zero: MaxLifetime, which no session outlives
 	End             End           // what its sessions ended for
+	// Fresh, if it is not zero, is when its users had to be authenticated, or later, for a session of theirs to live, also one that is
+	// born after Before: in seconds since 1970, as claims have it. See Session.stale.
+	Fresh int64 `json:",omitzero"`
 	// Learned is when this host first heard of it, which was after Before; kept by Table and Store.
 	Learned Instant `json:"-"`
 }

@@ -16,7 +16,7 @@ type Session struct {
 	ID       ID       `json:"id"`
 	Identity Identity `json:"identity"`
 	Key      Key      `json:"key"`
-	// Method is how the user signed in: "browser", "device", "token", "control".
+	// Method is how the user signed in: "browser", "device", MethodToken, "control".
 	Method  string    `json:"method"`
 	Created time.Time `json:"created"`
 	// Deadline is the absolute end as wall time, for people; Until is what counts.

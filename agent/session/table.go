@@ -229,7 +229,11 @@ func (t *Table) add(s *Session) (*aftermath, error) {
 		return nil, ErrCredentialUsed
 	}
 	if w, ok := t.belowLocked(s); ok {
-		return nil, fmt.Errorf("%w: %s", ErrWatermark, w.End.Reason)
+		err := ErrWatermark
+		if s.stale(&w) {
+			err = ErrNotFresh
+		}
+		return nil, fmt.Errorf("%w: %s", err, w.End.Reason)
 	}
 	if old := t.byKey[s.Key]; old != nil && old.ended == nil && old.id != s.Supersedes {
 		return nil, fmt.Errorf("client key: %w (session %s)", ErrKeyInUse, old.id.Short())

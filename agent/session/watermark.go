@@ -13,11 +13,16 @@ import (
 )
 
 // markName is whom a watermark is about.
-type markName struct{ issuer, subject, sid string }
+type markName struct{ issuer, subject, sid, email string }
 
-func (w *Watermark) name() markName { return markName{w.Issuer, w.Subject, w.SID} }
+func (w *Watermark) name() markName {
+	if email, ok := strings.CutPrefix(w.Subject, emailSubject); ok {
+		return markName{issuer: w.Issuer, email: email}
+	}
+	return markName{issuer: w.Issuer, subject: w.Subject, sid: w.SID}
+}
 
-// marks are watermarks, at most one of an origin for each name. Guarded by Table.mu.
+// marks are watermarks: for each name at most one of an origin with Fresh, and one without. Guarded by Table.mu.
 type marks struct {
 	byName map[markName][]*mark
 	count  int
@@ -34,15 +39,18 @@ type mark struct {
 }
 
 // names are whom watermarks can be about that are about a session: as many as n.
-func names(i *Identity, sid string) (list [4]markName, n int) {
-	list = [4]markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}}
+func names(i *Identity, sid string) (list [5]markName, n int) {
+	list = [5]markName{{}, {subject: i.Subject}, {issuer: i.Issuer, subject: i.Subject}, {issuer: i.Issuer, sid: sid}, {issuer: i.Issuer, email: strings.ToLower(i.Email)}}
 	if sid == "" {
-		list[3] = markName{i.Issuer, i.Subject, UnnamedSID}
+		list[3] = markName{issuer: i.Issuer, subject: i.Subject, sid: UnnamedSID}
 	}
-	if i.Issuer == "" {
+	switch {
+	case i.Issuer == "":
 		return list, 2
+	case i.Email == "":
+		return list, 4
 	}
-	return list, 4
+	return list, 5
 }
 
 // of yields the watermarks that are about a session.
@@ -63,15 +71,16 @@ func (m *marks) of(i *Identity, sid string) iter.Seq[*mark] {
 func (m *marks) put(w Watermark) (now *mark, news bool) {
 	list := m.byName[w.name()]
 	for _, old := range list {
-		switch {
-		case old.Origin != w.Origin:
-		case old.Before >= w.Before:
-			return old, false
-		default:
-			*old = mark{w, true}
-			m.version++
-			return old, true
+		if old.Origin != w.Origin || (old.Fresh != 0) != (w.Fresh != 0) {
+			continue
 		}
+		merged := mergeWatermarks(old.Watermark, w)
+		if merged == old.Watermark {
+			return old, false
+		}
+		*old = mark{merged, true}
+		m.version++
+		return old, true
 	}
 	now = &mark{w, true}
 	m.byName[w.name()] = append(list, now)
@@ -80,9 +89,20 @@ func (m *marks) put(w Watermark) (now *mark, news bool) {
 	return now, true
 }
 
+// mergeWatermarks returns what follows from two watermarks that merge. It is commutative, associative and idempotent. What happened
+// first may be told last, so Fresh may come from the one, and all else from the other.
+func mergeWatermarks(a, b Watermark) Watermark {
+	out := a
+	if b.Before > a.Before {
+		out = b
+	}
+	out.Fresh = max(a.Fresh, b.Fresh)
+	return out
+}
+
 // check says what is wrong with a watermark.
 func (w *Watermark) check() error {
-	if w.Before <= 0 || w.End.Reason == "" || w.Keep < 0 || w.Keep > MaxLifetime ||
+	if w.Before <= 0 || w.End.Reason == "" || w.Keep < 0 || w.Keep > MaxLifetime || w.Fresh < 0 || w.Fresh != 0 && (w.Issuer == "" || w.SID == UnnamedSID) ||
 		w.Issuer != "" && w.Subject == "" && w.SID == "" || w.SID != "" && (w.Issuer == "" || (w.Subject != "") != (w.SID == UnnamedSID)) {
 		return fmt.Errorf("watermark of %q (session %q at %q) before %d: it says nothing", w.Subject, w.SID, w.Issuer, w.Before)
 	}
@@ -148,7 +168,7 @@ func (t *Table) Watermarks() []Watermark {
 	}
 	slices.SortFunc(list, func(a, b Watermark) int {
 		return cmp.Or(strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Subject, b.Subject), strings.Compare(a.SID, b.SID),
-			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot))
+			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot), cmp.Compare(a.Fresh, b.Fresh))
 	})
 	return list
 }
@@ -175,18 +195,23 @@ func (t *Table) RestoreWatermark(w Watermark) {
 // belowLocked returns a watermark that ends the session.
 func (t *Table) belowLocked(s *Session) (Watermark, bool) {
 	for w := range t.marks.of(&s.Identity, s.SID) {
-		if t.bornBeforeLocked(s.Origin, s.Born, &w.Watermark) {
+		if t.endsLocked(&w.Watermark, s) {
 			return w.Watermark, true
 		}
 	}
 	return Watermark{}, false
 }
 
+// endsLocked reports whether a watermark, which is about the session, ends it.
+func (t *Table) endsLocked(w *Watermark, s *Session) bool {
+	return s.stale(w) || t.bornBeforeLocked(s.Origin, s.Born, w)
+}
+
 // bornBeforeLocked reports whether a session is older than the watermark, or never to be. What a watermark says by a
 // clock that nobody can compare any more, of a node that is gone, holds for what was there when it was heard of: not
 // for ever.
 func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
-	if w.SID != "" && w.SID != UnnamedSID { // a provider's session that is over begins nothing any more
+	if w.SID != "" && w.SID != UnnamedSID && w.Fresh == 0 { // a provider's session that is over begins nothing any more
 		return true
 	}
 	alone := Origin{} // whose boots have no names
@@ -199,6 +224,8 @@ func (t *Table) bornBeforeLocked(o Origin, born OriginTime, w *Watermark) bool {
 	}
 	at, known := t.cfg.Timebase.Local(w.Origin, w.Before)
 	switch {
+	case !known && w.Fresh != 0: // may be heard of long after; the session is known not to be stale, and that needs no clock
+		return false
 	case w.Origin == alone:
 		at = min(at, w.Learned)
 	case !known:

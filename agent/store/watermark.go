@@ -48,12 +48,15 @@ func (s *Store) DeleteWatermarkSoon(w session.Watermark) {
 	s.gone.marks = append(s.gone.marks, w)
 }
 
-// markKey is where a watermark stands in the file. One that is about no session of a provider's has the key that it had
-// before there were others.
+// markKey is where a watermark stands in the file. One that is about no session of a provider's, and asks for no fresh
+// sign-in, has the key that it had before there were others.
 func markKey(w *session.Watermark) []byte {
 	key := fmt.Appendf(nil, "%s\x00%s\x00%s\x00%016x", w.Issuer, w.Subject, w.Origin.Node, w.Origin.Boot)
 	if w.SID != "" {
 		key = fmt.Appendf(key, "\x00%s", w.SID)
+	}
+	if w.Fresh != 0 {
+		key = append(key, "\x00\x00fresh"...) // no SID begins so: it is printable, or UnnamedSID
 	}
 	return key
 }
