@@ -37,13 +37,8 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 	if err := who.Check(); err != nil {
 		return 0, err
 	}
-	var ended int
-	var errs []error
-	for _, w := range e.watermarks(who) {
-		w.Before, w.Keep, w.End = session.OriginTime(e.clock.Boot()), max(e.keep, endingsKeep), end
-		list, err := e.raise(w)
-		ended, errs = ended+len(list), append(errs, err)
-	}
+	ended, err := e.raiseAll(e.watermarks(who), session.Watermark{Keep: max(e.keep, endingsKeep), End: end})
+	errs := []error{err}
 	if s, err := e.table.ByID(who.ID); err == nil && who.Matches(&s) {
 		_, err := e.table.End(who.ID, end) // other nodes are told
 		var over *session.EndedError
@@ -55,6 +50,33 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 		}
 	}
 	return ended, errors.Join(errs...)
+}
+
+// EndUntilFresh implements signals.Sessions. That is remembered for as long as anything is: how long a provider's single sign-on
+// lasts is not known, and browsers keep cookies for little longer.
+func (e *endings) EndUntilFresh(_ context.Context, who session.Match, end session.End, since time.Time) (int, error) {
+	if err := who.Check(); err != nil {
+		return 0, err
+	}
+	if who.Issuer == "" || !who.ID.IsZero() || who.Unnamed {
+		return 0, errors.New("a fresh sign-in is asked for of a user, or of a session, of a provider")
+	}
+	list := e.watermarks(who)
+	if who.Email != "" { // also of those who are not signed in
+		list = append(list, session.Watermark{Issuer: who.Issuer, Subject: session.EmailSubject(who.Email)})
+	}
+	return e.raiseAll(list, session.Watermark{Keep: session.MaxLifetime, End: end, Fresh: session.FreshFrom(since)})
+}
+
+// raiseAll raises watermarks that differ in whom they are about, and returns how many sessions ended here.
+func (e *endings) raiseAll(about []session.Watermark, as session.Watermark) (ended int, all error) {
+	for _, w := range about {
+		as.Issuer, as.Subject, as.SID = w.Issuer, w.Subject, w.SID
+		as.Before = session.OriginTime(e.clock.Boot())
+		list, err := e.raise(as)
+		ended, all = ended+len(list), errors.Join(all, err)
+	}
+	return ended, all
 }
 
 // Reconsider implements signals.Sessions: each node asks the provider about the sessions that began there, for it has their

@@ -89,6 +89,46 @@ func TestEndings(t *testing.T) {
 	}
 }
 
+// Who is meant is let in again only when they were authenticated since; whose address is meant, also if nobody knew it.
+func TestEndUntilFresh(t *testing.T) {
+	changed := time.Now().Add(-time.Minute)
+	for name, tc := range map[string]struct {
+		who  session.Match
+		ends []string
+	}{
+		"a subject":              {session.Match{Issuer: "https://idp", Subject: "alice"}, []string{"alice1", "alice2"}},
+		"an address":             {session.Match{Issuer: "https://idp", Email: "ALICE@example.org"}, []string{"alice1", "alice2"}},
+		"an address of another":  {session.Match{Issuer: "https://idp", Email: "new@example.org"}, nil},
+		"the provider's session": {session.Match{Issuer: "https://idp", SID: "s1"}, []string{"alice1"}},
+	} {
+		e, made := newEndings(t)
+		n, err := e.EndUntilFresh(t.Context(), tc.who, session.End{Reason: session.ReasonProvider}, changed)
+		if err != nil || n != len(tc.ends) {
+			t.Errorf("%s: %d ended, %v", name, n, err)
+		}
+		for user, s := range made {
+			if _, err := e.table.ByID(s.ID); (err != nil) != slices.Contains(tc.ends, user) {
+				t.Errorf("%s: %s: %v", name, user, err)
+			}
+		}
+		for key, at := range []time.Time{{}, changed.Add(-time.Second), changed.Add(time.Second)} {
+			s := session.Session{Key: session.Key{9, byte(key)}, SID: "s1", Method: "browser", Identity: session.Identity{Issuer: "https://idp", Subject: "alice", Email: "alice@example.org", AuthTime: at}}
+			if name == "an address of another" {
+				s.Identity.Subject, s.Identity.Email = "dave", "New@example.org"
+			}
+			if _, err := e.table.Create(s, time.Hour); errors.Is(err, session.ErrNotFresh) != (key < 2) {
+				t.Errorf("%s, authenticated at %v: %v", name, at, err)
+			}
+		}
+	}
+	e, made := newEndings(t)
+	for _, who := range []session.Match{{}, {Subject: "alice"}, {ID: made["bob"].ID}, {Issuer: "https://idp", Subject: "bob", Unnamed: true}} {
+		if n, err := e.EndUntilFresh(t.Context(), who, session.End{Reason: session.ReasonProvider}, changed); err == nil || n != 0 {
+			t.Errorf("%+v: %d ended, %v", who, n, err)
+		}
+	}
+}
+
 // Whoever can be asked about is asked about; of whom nobody can be asked, the session ends.
 func TestReconsider(t *testing.T) {
 	e, made := newEndings(t)

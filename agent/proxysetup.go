@@ -64,6 +64,7 @@ func (p *proxyProcess) setUpSignIn() error {
 	p.revalidator = &identity.Revalidator{Providers: p.providers, Vault: p.vault, Sessions: p.signIns(), Validator: p.signIns(), Log: p.log, Count: p.metrics.Login}
 	p.logins = identity.NewLogins(identity.LoginsConfig{
 		Providers: p.providers, Vault: p.vault, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns(), Mark: p.cluster.mark(),
+		FreshSince: p.table.FreshSince,
 	})
 	p.machines, err = identity.NewMachines(identity.MachinesConfig{Machines: machines, Log: p.log, Count: p.metrics.Login, Sessions: p.signIns()})
 	return err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/api"
@@ -46,6 +47,9 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	}
 	wanted := session.Session{Identity: n.Identity, Key: n.Key, Method: n.Method, IdleTimeout: c.Sessions.IdleTimeout, BindAddrs: n.BindAddrs,
 		SID: n.SID, Credential: n.Credential, Born: session.OriginTime(s.clock.Boot().Add(-begun))}
+	if err := s.checkToken(n); err != nil {
+		return session.Session{}, err
+	}
 	if n.Revalidated {
 		wanted.Validated = session.OriginTime(s.clock.Boot().Add(-since))
 	}
@@ -59,6 +63,16 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 	}
 	s.observe.created(made, n.Identity.Issuer)
 	return made, nil
+}
+
+// checkToken refuses the token of somebody who has to be authenticated anew, and of whom it does not say when they were, where people
+// sign in at its issuer, too: it may have been had with nothing but the provider's single sign-on.
+func (s *signIns) checkToken(n identity.NewSession) error {
+	ofPeople := slices.ContainsFunc(s.config().Config.Providers, func(p config.Provider) bool { return p.Issuer == n.Identity.Issuer })
+	if n.Method == session.MethodToken && ofPeople && n.Identity.AuthTime.IsZero() && !s.table.FreshSince(n.Identity, n.SID).IsZero() {
+		return session.ErrNotFresh
+	}
+	return nil
 }
 
 // ago is how long ago an instant was; zero and the future are now.

@@ -69,6 +69,7 @@ func FuzzMessage(f *testing.F) {
 // FuzzReceive hands whole packets and gossip to an engine, which must survive them all.
 func FuzzReceive(f *testing.F) {
 	f.Add("b", sampleState(f))
+	f.Add("b", freshState(f))
 	f.Add("b", encodeAck(ack{epoch: 7, numbers: []uint64{1}}))
 	f.Add("b", encodeClock(clockMessage{t1: 1, boot: 4, epoch: 7}))
 	f.Add("a", []byte{wireVersion, 99})

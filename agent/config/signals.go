@@ -21,7 +21,7 @@ type Signal struct {
 	CAFile     string        `yaml:"ca_file"`          // PEM; none: the system's
 	Algorithms []string      `yaml:"algorithms"`       // none: all asymmetric ones
 
-	CredentialChange string `yaml:"credential_change" oneof:"end|reconsider"`
+	CredentialChange string `yaml:"credential_change" oneof:"end|reconsider|fresh"`
 	DeviceCompliance string `yaml:"device_compliance" oneof:"end|ignore"`
 	Opaque           string `yaml:"opaque" oneof:"session|user"`
 	SessionIDs       string `yaml:"session_ids" oneof:"sid|unknown"`

@@ -11,6 +11,8 @@ const (
 	EventProviderRefused    = "provider-refused"    // the provider said no
 	EventTokenRefused       = "token-refused"       // the provider said yes, but not convincingly
 	EventStepUpRefused      = "step-up-refused"     // the provider signed somebody in, but not as a service asks
+	EventFreshAsked         = "fresh-asked"         // of a user whose credential has changed: sent back to the provider
+	EventFreshRefused       = "fresh-refused"       // the provider did not authenticate one anew
 	EventBrowserRefused     = "browser-refused"     // a start or callback in the wrong browser
 	EventCallbackUnknown    = "callback-unknown"    // a callback that belongs to no sign-in
 	EventCodeUnknown        = "code-unknown"        // a one-time code that is wrong, used or expired

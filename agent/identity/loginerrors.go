@@ -31,6 +31,8 @@ func refusedSession(err error) error {
 	switch {
 	case errors.Is(err, session.ErrWatermark):
 		return &api.Error{Code: api.CodeForbidden, Message: "all sessions of yours were ended while you signed in", Cause: err, Hint: "run `curfew login` again"}
+	case errors.Is(err, session.ErrNotFresh): // what is so new that stale did not know of it
+		return notFresh("", "what you sign in with has changed", err)
 	case errors.Is(err, session.ErrTooMany):
 		return &api.Error{Code: api.CodeTooMany, Message: err.Error(), Cause: err, Hint: "wait until some have ended, or ask the operator"}
 	case errors.Is(err, session.ErrKeyInUse), errors.Is(err, session.ErrNotFound): // nothing that it could follow

@@ -50,7 +50,7 @@ type NewSession struct {
 
 // Sessions is the session table, as far as signing in and out needs it.
 type Sessions interface {
-	// Create makes a session. An api.Error, session.ErrWatermark, ErrTooMany, ErrKeyInUse or ErrCredentialUsed is told to
+	// Create makes a session. An api.Error, session.ErrWatermark, ErrNotFresh, ErrTooMany, ErrKeyInUse or ErrCredentialUsed is told to
 	// the user. A live session of the same key and identity is superseded.
 	Create(ctx context.Context, s NewSession) (session.Session, error)
 	// ByKey returns the newest session of a client key, also when it has ended (Ended is set, or
@@ -69,6 +69,8 @@ type LoginsConfig struct {
 	Count     func(event string)
 	// Mark begins what this node gives to browsers and clients, for others to tell whose it is: see MarkOf. May be empty.
 	Mark string
+	// FreshSince says since when a user must have been authenticated, in a session of the provider's; zero: whenever. Nil: always so.
+	FreshSince func(who session.Identity, sid string) time.Time
 }
 
 // Logins runs the browser sign-ins. It is safe for concurrent use.
@@ -79,7 +81,8 @@ type LoginsConfig struct {
 //	  |  Open      | Callback     | provider     | Complete
 //	  |            |              | says yes     |
 //	  +------------+--------------+--------------+--> gone: expired, refused, replaced by another
-//	                                                  sign-in of the same key
+//	               |              |                   sign-in of the same key
+//	               +<-------------+  once, with other secrets: who signs in must be authenticated anew (see again)
 //
 // What binds the steps together:
 //   - Begin comes from the client, who proves its key in the TLS handshake.
@@ -237,6 +240,9 @@ func (l *Logins) Callback(ctx context.Context, cb callback) (string, error) {
 		log.Warn("provider's answer refused", "error", err)
 		return lg.redirect.withError("token_refused", jose.Printable(err.Error())), nil
 	}
+	if why := l.stale(&signIn, lg.demand.afresh()); why != "" {
+		return l.again(ctx, lg, signIn, why)
+	}
 	if err := lg.demand.check(signIn.Identity, l.now()); err != nil {
 		l.drop(lg)
 		l.cfg.Vault.discard(lg.provider, signIn.Tokens)
@@ -290,6 +296,12 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 
 // create makes the session of a sign-in that is over.
 func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
+	if why := l.stale(&lg.signIn, lg.demand.afresh()); why != "" { // of devices; or a credential has changed meanwhile
+		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
+		l.cfg.Count(EventFreshRefused)
+		l.cfg.Log.Warn("sign-in is not fresh", "provider", lg.provider.Name(), "client_key_sha256", lg.key, "subject", lg.signIn.Identity.Subject, "reason", why)
+		return session.Session{}, notFresh(method, why, session.ErrNotFresh)
+	}
 	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
 		Revalidated:   len(lg.signIn.Tokens.Refresh) > 0 && lg.provider.cfg.Revalidation.Every > 0,
 		Authenticated: lg.signIn.At, Begun: lg.since, BindAddrs: lg.bind})

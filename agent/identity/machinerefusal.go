@@ -50,6 +50,9 @@ func explainRefusal(err error) (event string, told error) {
 	case errors.Is(err, session.ErrWatermark):
 		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: "all sessions of its subject were ended after the token was issued",
 			Hint: "get a new token"}
+	case errors.Is(err, session.ErrNotFresh):
+		return EventMachineReplayed, &api.Error{Code: api.CodeTokenUsed, Message: "the token does not say that its user was authenticated since what they sign in with has changed",
+			Hint: "sign in anew at the issuer, and get a new token that has auth_time"}
 	case errors.As(err, &failed):
 		return EventMachineFailed, refusedSession(failed.err)
 	case errors.As(err, &unread): // it was no request

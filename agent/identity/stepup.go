@@ -19,6 +19,7 @@ type Demand struct {
 	service string
 	require session.Requirement
 	anew    bool // whoever is signed in at the provider must be authenticated again
+	fresh   bool // in this very sign-in, and the provider must say so: see Logins.again
 }
 
 // demandOf is what a service that requires r demands of the next sign-in of who.
@@ -40,7 +41,10 @@ func (d *Demand) options() (list []oauth2.AuthCodeOption) {
 	if len(d.require.ACR) > 0 {
 		list = append(list, oauth2.SetAuthURLParam("acr_values", strings.Join(d.require.ACR, " ")))
 	}
-	if d.require.MaxAge > 0 {
+	switch { // a provider that is asked for max_age must say auth_time
+	case d.fresh:
+		list = append(list, oauth2.SetAuthURLParam("max_age", "0"))
+	case d.require.MaxAge > 0:
 		list = append(list, oauth2.SetAuthURLParam("max_age", strconv.FormatInt(int64(d.require.MaxAge/time.Second), 10)))
 	}
 	if d.anew {
@@ -48,6 +52,18 @@ func (d *Demand) options() (list []oauth2.AuthCodeOption) {
 	}
 	return list
 }
+
+// withAfresh demands, beside all else, that the provider authenticates whoever it is in this very sign-in.
+func (d *Demand) withAfresh() *Demand {
+	var more Demand
+	if d != nil {
+		more = *d
+	}
+	more.anew, more.fresh = true, true
+	return &more
+}
+
+func (d *Demand) afresh() bool { return d != nil && d.fresh }
 
 // check refuses a sign-in that lacks what was asked for: a provider is free to ignore acr_values, and may get max_age wrong.
 func (d *Demand) check(who session.Identity, now time.Time) error {

@@ -58,8 +58,11 @@ func always(o order) func(*Transmitter, jose.Claims) order {
 
 // credentialChange looks neither at what has changed nor how: who has stolen a session also adds credentials.
 func credentialChange(t *Transmitter, _ jose.Claims) order {
-	if t.CredentialChange == Reconsiders {
+	switch t.CredentialChange {
+	case Reconsiders:
 		return reconsider
+	case WantsFresh:
+		return endUntilFresh
 	}
 	return end
 }

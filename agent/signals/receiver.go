@@ -136,7 +136,7 @@ func (r *receiver) actOnSubject(ctx context.Context, log *slog.Logger, s *set) e
 		r.done(log, EventIgnored)
 		return nil
 	}
-	n, err := carryOut(ctx, r.sessions, v.order, v.whom, v.because(&r.cfg, r.reader.now()))
+	n, err := carryOut(ctx, r.sessions, v.order, v.whom, v.because(&r.cfg, r.reader.now()), s.issued)
 	if err != nil {
 		return r.failed(log.With("sessions", n), fmt.Errorf("%w: %w", errNotDone, err))
 	}

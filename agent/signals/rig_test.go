@@ -27,6 +27,7 @@ type sessions struct {
 	mu     sync.Mutex
 	calls  []string // "end sub alice@https://..." and the like
 	last   session.End
+	since  time.Time // that a fresh sign-in was asked for
 	fail   error
 	before func() // called first, without the lock
 }
@@ -39,6 +40,13 @@ func (s *sessions) End(ctx context.Context, m session.Match, e session.End) (int
 	s.last = e
 	s.mu.Unlock()
 	return s.note("end", m)
+}
+
+func (s *sessions) EndUntilFresh(_ context.Context, m session.Match, e session.End, since time.Time) (int, error) {
+	s.mu.Lock()
+	s.last, s.since = e, since
+	s.mu.Unlock()
+	return s.note("fresh", m)
 }
 
 func (s *sessions) Reconsider(_ context.Context, m session.Match) (int, error) {

@@ -148,7 +148,8 @@ func (p *provisioner) apply(r *http.Request, o order, whom []session.Match, what
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), actPatience) // who asks may hang up
 	defer cancel()
-	n, err := carryOut(ctx, p.Sessions, o, whom, session.End{Reason: session.ReasonProvider, By: "scim/" + p.cfg.Name, Message: what, At: p.Now()})
+	now := p.Now()
+	n, err := carryOut(ctx, p.Sessions, o, whom, session.End{Reason: session.ReasonProvider, By: "scim/" + p.cfg.Name, Message: what, At: now}, now)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", what, errNotDone, err)
 	}

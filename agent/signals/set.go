@@ -47,6 +47,7 @@ func refuse(code, format string, args ...any) *refusal {
 // set is what a verified SET says (RFC 8417).
 type set struct {
 	jti     string
+	issued  time.Time
 	subject json.RawMessage // the claim sub_id, or nil
 	events  map[string]jose.Claims
 	digest  digest // of all that it says
@@ -122,6 +123,9 @@ func (s *setReader) checkOthers(c jose.Claims) error {
 // readClaims reads what only SETs have. Members that are not known are not looked at (SSF 1.0, section 4.2.3).
 func (out *set) readClaims(c jose.Claims) error {
 	var err error
+	if out.issued, err = c.Instant("iat"); err != nil {
+		return err
+	}
 	if out.jti, err = c.Text("jti"); err != nil || out.jti == "" || len(out.jti) > jose.MaxText || !jose.IsPrintable(out.jti) {
 		return errors.New("claim jti is missing, too long, not printable or not a string")
 	}

@@ -30,7 +30,7 @@ type Transmitter struct {
 	Algorithms []string      // that may sign events; default: all asymmetric ones
 	CA         []byte        // PEM, what its certificate is checked against; default: the system's
 
-	CredentialChange string // Ends (default) or Reconsiders: what a changed credential does to sessions
+	CredentialChange string // Ends (default), Reconsiders or WantsFresh: what a changed credential does to sessions
 	DeviceCompliance string // Ends (default) or Ignores: what a device that no longer complies does
 	// Opaque is what an identifier of format opaque stands for where it is the whole subject: MeansSession
 	// (default) or MeansUser.
@@ -50,6 +50,7 @@ type Transmitter struct {
 const (
 	Ends         = "end"
 	Reconsiders  = "reconsider"
+	WantsFresh   = "fresh"
 	Ignores      = "ignore"
 	MeansSession = "session"
 	MeansUser    = "user"
@@ -119,7 +120,7 @@ func (t *Transmitter) validateIssuer() error {
 
 func (t *Transmitter) validateMeanings() error {
 	return errors.Join(
-		oneOf("credential_change", t.CredentialChange, Ends, Reconsiders),
+		oneOf("credential_change", t.CredentialChange, Ends, Reconsiders, WantsFresh),
 		oneOf("device_compliance", t.DeviceCompliance, Ends, Ignores),
 		oneOf("opaque", t.Opaque, MeansSession, MeansUser),
 		oneOf("session_ids", t.SessionIDs, IsSID, IsUnknown))

@@ -3,6 +3,9 @@
 package store
 
 import (
+	"encoding/binary"
+	"encoding/json"
+	"hash/crc32"
 	"reflect"
 	"testing"
 	"time"
@@ -84,9 +87,46 @@ func TestOldFormat(t *testing.T) {
 	}
 }
 
+// One that asks for a fresh sign-in stands beside one that does not. A file from before there were any has those that do not.
+func TestFreshIsKept(t *testing.T) {
+	dir, clock := stateDir(t), newClock()
+	s := open(t, dir, "a", clock)
+	plain := session.Watermark{Issuer: "https://idp", Subject: "alice", Before: 9, End: session.End{Reason: session.ReasonKilled, At: clock.wall}}
+	old := []byte(`{"Issuer":"https://idp","Subject":"bob","SID":"","Origin":{"Node":"","Boot":0},"Before":9,"Keep":0,"End":{"reason":"killed","at":"2026-01-02T03:04:05Z"}}`)
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMarks).Put([]byte("https://idp\x00bob\x00\x000000000000000000"), append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(old, castagnoli)), old...))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := plain
+	fresh.Fresh = 2_000_000_000
+	for _, w := range []session.Watermark{plain, fresh} {
+		if err := s.SaveWatermark(w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var was session.Watermark
+	if err := json.Unmarshal(old, &was); err != nil || was.Subject != "bob" {
+		t.Fatal(was, err)
+	}
+	for _, want := range [][]session.Watermark{{plain, fresh, was}, {fresh, was}} {
+		closeStore(t, s)
+		s = open(t, dir, "a", clock)
+		marks, err := s.LoadWatermarks()
+		if err != nil || !reflect.DeepEqual(marks, want) {
+			t.Errorf("have %+v, %v\nwant %+v", marks, err, want)
+		}
+		s.DeleteWatermarkSoon(plain)
+	}
+	closeStore(t, s)
+}
+
 func FuzzDecodeWatermark(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("\x00\x00\x00\x00{}"))
+	fresh := []byte(`{"Issuer":"https://idp","Subject":"alice","Before":9,"Fresh":2000000000,"End":{"reason":"killed"}}`)
+	f.Add(append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(fresh, castagnoli)), fresh...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = decodeWatermark(b) // it must not panic
 	})
