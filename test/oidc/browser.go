@@ -27,9 +27,11 @@ type Browser struct {
 	// User is the name to sign in with; empty means that the user declines.
 	User string
 	// Code is what the user enters, once, where a page asks for the code of a device.
-	Code    string
-	client  *http.Client
-	visited map[string]int
+	Code string
+	// Passwords is how often a password was entered.
+	Passwords int
+	client    *http.Client
+	visited   map[string]int
 }
 
 // Visited returns how many pages of a host:port the browser has asked for.
@@ -127,6 +129,9 @@ func (b *Browser) next(ctx context.Context, page Page) (*http.Request, error) {
 		return nil, fmt.Errorf("form: %w", err)
 	}
 	fields := url.Values{"login": {b.User}, "username": {b.User}, "password": {"any"}, "logout": {"yes"}}
+	if strings.Contains(page.Body, `type="password"`) {
+		b.Passwords++
+	}
 	for _, input := range hiddenInput.FindAllStringSubmatch(page.Body, -1) {
 		fields.Set(html.UnescapeString(input[1]), html.UnescapeString(input[2]))
 	}
