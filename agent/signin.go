@@ -70,7 +70,7 @@ func (s *signIns) Create(_ context.Context, n identity.NewSession) (session.Sess
 func (s *signIns) checkToken(n identity.NewSession) error {
 	ofPeople := slices.ContainsFunc(s.config().Config.Providers, func(p config.Provider) bool { return p.Issuer == n.Identity.Issuer })
 	if n.Method == session.MethodToken && ofPeople && n.Identity.AuthTime.IsZero() && !s.table.FreshSince(n.Identity, n.SID).IsZero() {
-		return session.ErrNotFresh
+		return fmt.Errorf("create session: %w", session.ErrNotFresh)
 	}
 	return nil
 }

@@ -194,3 +194,32 @@ func TestBindingAnAddressIsRefused(t *testing.T) {
 		t.Errorf("nothing to bind: %v", err)
 	}
 }
+
+// The token of a machine needs no user who was authenticated; that of an issuer where people sign in, too, may be a person's.
+func TestFreshOfTokens(t *testing.T) {
+	s, _ := newSignIns(t)
+	changed := time.Now().Add(-time.Minute).Truncate(time.Second)
+	w := session.Watermark{Issuer: "https://ci.example", Subject: "job", Before: session.OriginTime(s.clock.Boot()), Fresh: session.FreshFrom(changed),
+		End: session.End{Reason: session.ReasonProvider, At: time.Now()}}
+	if _, _, err := s.table.Raise(w); err != nil {
+		t.Fatal(err)
+	}
+	for i, tc := range []struct {
+		people bool
+		at     time.Time
+		want   error
+	}{
+		{false, time.Time{}, nil}, {false, changed, nil}, {false, changed.Add(-time.Second), session.ErrNotFresh},
+		{true, time.Time{}, session.ErrNotFresh}, {true, changed, nil}, {true, changed.Add(-time.Second), session.ErrNotFresh},
+	} {
+		c := s.config().Config
+		if c.Providers = nil; tc.people {
+			c.Providers = []config.Provider{{Issuer: "https://ci.example"}}
+		}
+		n := aMachine(byte(i+1), time.Time{})
+		n.Credential, n.Identity.AuthTime = session.Credential{byte(i + 1)}, tc.at
+		if _, err := s.Create(t.Context(), n); !errors.Is(err, tc.want) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+}

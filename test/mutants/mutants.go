@@ -35,6 +35,8 @@ var mutants = []mutant{
 		"if now < t.forgetAtLocked(e) && e.summed {", "if now < t.forgetAtLocked(e) && e.summed && e.ended == nil {", inTable},
 	{"a watermark is not held against what comes later", "agent/session/shared.go",
 		"} else if w, below := t.belowLocked(s); below {", "} else if w, below := t.belowLocked(s); below && w.Before < 0 {", inTable},
+	{"a user whose credential has changed need not be authenticated anew", "agent/session/fresh.go",
+		"return s.Identity.AuthTime.Unix() < w.Fresh", "return s.Identity.AuthTime.Unix() < -w.Fresh", inTable},
 	{"no anti-entropy", "agent/cluster/sync.go",
 		"err := e.round(ctx, p, limit)", "var err error", inSimulation},
 	{"watermarks that were missed are not asked for", "agent/cluster/marks.go",
@@ -73,6 +75,8 @@ var mutants = []mutant{
 		"r.denied[id] = true\n\t\t}\n\t\tif d.Name", "r.denied[id] = false\n\t\t}\n\t\tif d.Name", []string{"./gossip/trust"}},
 
 	// Signing in.
+	{"a browser that is not signed in anew is sent back for ever", "agent/identity/fresh.go",
+		"if lg.demand.afresh() {", "if lg.demand.afresh() && why == \"\" {", inIdentity},
 	{"the nonce is not looked at", "agent/identity/idtoken.go",
 		"!= 1 {\n\t\treturn errors.New(\"claim nonce", "== 2 {\n\t\treturn errors.New(\"claim nonce", inIdentity},
 	{"a token for others too is good", "agent/identity/idtoken.go",
