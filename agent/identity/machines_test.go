@@ -291,6 +291,7 @@ func TestMachineSessionNotMade(t *testing.T) {
 		{session.ErrTooMany, EventMachineFailed, api.CodeTooMany, "too many"},
 		{fmt.Errorf("client key: %w", session.ErrKeyInUse), EventMachineFailed, api.CodeForbidden, "somebody else"},
 		{fmt.Errorf("create session: %w: killed", session.ErrWatermark), EventMachineReplayed, api.CodeTokenUsed, "were ended after"},
+		{fmt.Errorf("create session: %w: provider-revoked", session.ErrNotFresh), EventMachineReplayed, api.CodeTokenUsed, "does not say that its user was authenticated since"},
 	} {
 		d := newDesk(t, c.config())
 		d.table.fail = tc.err
