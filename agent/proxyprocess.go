@@ -184,21 +184,16 @@ func (p *proxyProcess) setUpEnforcement() error {
 	if p.kernel != nil {
 		p.terminator.destroy = p.link.Kill
 	}
-	engines, err := p.newEngines(p.bundle.Load())
-	if err != nil {
-		return err
-	}
-	p.engines.Store(engines)
-	return p.setPolicy(p.bundle.Load())
+	return errors.Join(p.takeNow(p.prepareEngines), p.takeNow(p.preparePolicy))
 }
 
-func (p *proxyProcess) setPolicy(b *bundle) error {
-	set, err := policy.NewSet(b.rules(), p.clock.Wall)
-	if err != nil {
-		return err
+// takeNow takes into service, at the start, what a reload would prepare.
+func (p *proxyProcess) takeNow(prepare func(*bundle) (func(), error)) error {
+	take, err := prepare(p.bundle.Load())
+	if err == nil {
+		take()
 	}
-	p.policy.Store(set)
-	return nil
+	return err
 }
 
 // close frees what the constructors opened, in reverse order.

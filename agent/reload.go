@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
@@ -40,40 +41,78 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	machines, err := b.machines()
+	take, err := p.prepare(b)
 	if err != nil {
 		return err
 	}
-	engines, err := p.newEngines(b)
-	if err != nil {
-		return err
-	}
-	heard, err := p.prepareSignals(b)
-	if err != nil {
-		return err
-	}
-	if b.Config.TLS.Certificate != "" {
-		if err := p.cert.Set(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key]); err != nil {
-			return err
-		}
-	}
-	if err := p.proxy.Update(services); err != nil {
+	if err := p.proxy.Update(services); err != nil { // the last that can fail
 		return fmt.Errorf("services: %w", err)
 	}
-	if err := p.machines.Update(machines); err != nil {
-		return err
-	}
 	old := p.bundle.Swap(b)
-	if err := p.setPolicy(b); err != nil {
-		return err // was compiled before by the enforcer: does not happen
+	for _, t := range take {
+		t()
 	}
-	p.engines.Swap(engines).CloseIdle()
-	p.signals.set(heard)
 	later := needRestart(old, b)
 	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
 	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
 	p.reauthorise(ctx)
 	return nil
+}
+
+// prepare checks all of a new configuration but its services, and returns what takes it into service: none of that can fail.
+func (p *proxyProcess) prepare(b *bundle) (take []func(), err error) {
+	for _, part := range []func(*bundle) (func(), error){
+		p.prepareCertificate, p.prepareMachines, p.preparePolicy, p.prepareEngines, p.prepareSignals,
+	} {
+		t, err := part(b)
+		if err != nil {
+			return nil, err
+		}
+		take = append(take, t)
+	}
+	return take, nil
+}
+
+func (p *proxyProcess) prepareCertificate(b *bundle) (func(), error) {
+	if b.Config.TLS.Certificate == "" {
+		return func() {}, nil
+	}
+	return p.cert.Prepare(b.Files[b.Config.TLS.Certificate], b.Files[b.Config.TLS.Key])
+}
+
+func (p *proxyProcess) prepareMachines(b *bundle) (func(), error) {
+	machines, err := b.machines()
+	if err != nil {
+		return nil, err
+	}
+	return p.machines.Prepare(machines)
+}
+
+func (p *proxyProcess) preparePolicy(b *bundle) (func(), error) {
+	set, err := policy.NewSet(b.rules(), p.clock.Wall)
+	if err != nil {
+		return nil, err
+	}
+	return func() { p.policy.Store(set) }, nil
+}
+
+func (p *proxyProcess) prepareEngines(b *bundle) (func(), error) {
+	engines, err := p.newEngines(b)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		if old := p.engines.Swap(engines); old != nil {
+			old.CloseIdle()
+		}
+	}, nil
+}
+
+func (p *proxyProcess) prepareSignals(b *bundle) (func(), error) {
+	c := b.signals()
+	c.Sessions, c.Log, c.Count = p.endings(), p.log, p.metrics.Login
+	next, err := p.signals.prepare(c)
+	return func() { p.signals.set(next) }, err
 }
 
 // needRestart names the keys that have changed and are read at the start only.

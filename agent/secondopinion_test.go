@@ -5,6 +5,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -42,15 +43,11 @@ func TestSecondOpinionIsTheLast(t *testing.T) {
 	}
 	b := &bundle{Config: c, Files: map[string][]byte{"token": []byte("s3cret\n")}}
 	p := &proxyProcess{metrics: metrics.New("", metrics.Sources{Sessions: func() int { return 0 }, Enforcer: func() (a, b, c uint64) { return }})}
-	if err := p.setPolicy(b); err != nil {
+	p.bundle.Store(b)
+	if err := errors.Join(p.takeNow(p.preparePolicy), p.takeNow(p.prepareEngines)); err != nil {
 		t.Fatal(err)
 	}
-	engines, err := p.newEngines(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.engines.Store(engines)
-	t.Cleanup(engines.CloseIdle)
+	t.Cleanup(p.closeIdle)
 	for _, tc := range []struct {
 		service, decision string
 		reason            session.Reason

@@ -48,18 +48,7 @@ func (b *bundle) tokens(path string) []string { return strings.Fields(string(b.F
 // setUpSignals prepares what takes in what others tell the agent about sessions.
 func (p *proxyProcess) setUpSignals() error {
 	p.signals = &listening{fresh: make(chan struct{}, 1)}
-	first, err := p.prepareSignals(p.bundle.Load())
-	if err != nil {
-		return err
-	}
-	p.signals.set(first)
-	return nil
-}
-
-func (p *proxyProcess) prepareSignals(b *bundle) (*heard, error) {
-	c := b.signals()
-	c.Sessions, c.Log, c.Count = p.endings(), p.log, p.metrics.Login
-	return p.signals.prepare(c)
+	return p.takeNow(p.prepareSignals)
 }
 
 // outsiders serves what is not for users with a key, and all else by handler.

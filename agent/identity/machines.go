@@ -40,12 +40,17 @@ type Machines struct {
 func NewMachines(cfg MachinesConfig) (*Machines, error) {
 	cfg.Count = orIgnore(cfg.Count)
 	m := &Machines{cfg: cfg, now: time.Now}
-	return m, m.Update(cfg.Machines)
+	take, err := m.Prepare(cfg.Machines)
+	if err != nil {
+		return nil, err
+	}
+	take()
+	return m, nil
 }
 
-// Update takes a new configuration into service. Keys that still come from the same place are kept. With an error
-// everything stays as it was.
-func (ms *Machines) Update(configs []MachineConfig) error {
+// Prepare checks a new configuration, and returns what takes it into service. Keys that still come from the same place are
+// kept. One is prepared and taken after the other.
+func (ms *Machines) Prepare(configs []MachineConfig) (take func(), err error) {
 	var old []*machine
 	if p := ms.list.Load(); p != nil {
 		old = *p
@@ -54,7 +59,7 @@ func (ms *Machines) Update(configs []MachineConfig) error {
 	for i, c := range configs {
 		m, err := newMachine(c, func() time.Time { return ms.now() })
 		if err != nil {
-			return fmt.Errorf("machine %s: %w", c.Name, err)
+			return nil, fmt.Errorf("machine %s: %w", c.Name, err)
 		}
 		for _, o := range old {
 			if o.cfg.sameKeys(&c) {
@@ -63,8 +68,7 @@ func (ms *Machines) Update(configs []MachineConfig) error {
 		}
 		list[i] = m
 	}
-	ms.list.Store(&list)
-	return nil
+	return func() { ms.list.Store(&list) }, nil
 }
 
 // SignIn makes a session for a client key that has presented a token. An *api.Error says why it does not.

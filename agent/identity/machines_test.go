@@ -253,12 +253,17 @@ func TestMachinesAreChosen(t *testing.T) {
 	if err := ask("prod"); err != nil {
 		t.Errorf("by name: %v", err)
 	}
-	if err := d.Update([]MachineConfig{one}); err != nil || ask("") != nil {
-		t.Errorf("after a reload: %v, %v", err, ask(""))
+	take, err := d.Prepare([]MachineConfig{one})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "while a reload is prepared", ask(""), api.CodeChooseMachine, "several machines")
+	if take(); ask("") != nil {
+		t.Errorf("after a reload: %v", ask(""))
 	}
 	bad := one
 	bad.Audience = ""
-	if err := d.Update([]MachineConfig{bad}); err == nil || !strings.Contains(err.Error(), "machine prod") || ask("") != nil {
+	if _, err := d.Prepare([]MachineConfig{bad}); err == nil || !strings.Contains(err.Error(), "machine prod") || ask("") != nil {
 		t.Errorf("after a bad reload: %v, %v", err, ask(""))
 	}
 }

@@ -33,19 +33,27 @@ const (
 // lifetime of a self-made certificate: clients pin its key, so that age adds no safety.
 const lifetime = 20 * 365 * 24 * time.Hour
 
-// Source hands out the certificate; Set replaces it. The zero Source has none. Safe for concurrent use.
+// Source hands out the certificate; Set and Prepare replace it. The zero Source has none. Safe for concurrent use.
 type Source struct {
 	current atomic.Pointer[tls.Certificate]
 }
 
 // Set takes a certificate chain and its key (PEM); on an error the certificate in use stays.
 func (s *Source) Set(certPEM, keyPEM []byte) error {
+	take, err := s.Prepare(certPEM, keyPEM)
+	if err == nil {
+		take()
+	}
+	return err
+}
+
+// Prepare checks what Set would take, and returns what takes it.
+func (s *Source) Prepare(certPEM, keyPEM []byte) (take func(), err error) {
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return fmt.Errorf("certificate and key: %w", err)
+		return nil, fmt.Errorf("certificate and key: %w", err)
 	}
-	s.current.Store(&cert)
-	return nil
+	return func() { s.current.Store(&cert) }, nil
 }
 
 // SelfMade loads the certificate in dir, and makes it if there is none. Hosts are the names and addresses
