@@ -21,7 +21,7 @@ const overdueLook = 20
 // overdue returns, by issuer, how long after the provider's last word a session ends.
 func (b *bundle) overdue() map[string]time.Duration {
 	list := map[string]time.Duration{}
-	for _, p := range b.providers() {
+	for _, p := range b.providers(b.Config.URL) {
 		if after := p.Revalidation.Overdue(); after > 0 {
 			list[p.Issuer] = after
 		}

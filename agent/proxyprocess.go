@@ -57,6 +57,7 @@ type proxyProcess struct {
 	link   *enforcer.Client
 	kernel *bpf.Tagger // nil with enforcement: userspace
 	bundle atomic.Pointer[bundle]
+	begun  *bundle // what was read at the start
 
 	// What there is to know.
 	metrics *metrics.Metrics
@@ -78,7 +79,8 @@ type proxyProcess struct {
 	gate        *gate
 	terminator  *terminator
 	cert        *servercert.Source
-	providers   []*identity.Provider
+	providers   *identity.Providers
+	forsaken    []session.ID // whose provider was taken out of the configuration while the agent was down
 	vault       *identity.Vault
 	logins      *identity.Logins
 	revalidator *identity.Revalidator
@@ -108,6 +110,7 @@ func RunProxy(ctx context.Context, version string, log *slog.Logger) error {
 		{"set up sign-in", p.setUpSignIn},
 		{"set up signals", p.setUpSignals},
 		{"heed local kills", p.heedEarlierKills},
+		{"end sessions of providers that are gone", p.endForsaken},
 		{"join the cluster", func() error { return p.joinCluster(ctx) }},
 		{"set up control", p.setUpControl},
 		{"open listeners", p.setUpProxy},
@@ -147,6 +150,7 @@ func (p *proxyProcess) inherit() error {
 		return err
 	}
 	p.bundle.Store(b)
+	p.begun = b
 	if offset := os.Getenv(wallOffsetEnv); offset != "" {
 		if p.clock.WallOffset, err = time.ParseDuration(offset); err != nil {
 			return fmt.Errorf("%s: %w", wallOffsetEnv, err)
@@ -229,7 +233,7 @@ func (p *proxyProcess) run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{
-		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.revalidator.Run, p.signals.Run, p.endOverdue, p.proxy.Run,
+		p.table.Run, p.terminator.Run, p.store.Run, p.vault.Run, p.logins.Run, p.providers.Run, p.revalidator.Run, p.signals.Run, p.endOverdue, p.proxy.Run,
 		p.serveAPI, p.serveControl, p.serveMetrics, p.reloads, p.askAgain,
 		func(ctx context.Context) error { return p.link.Run(ctx, p.healthy) },
 		func(ctx context.Context) error { return p.drain(ctx, stop) },
@@ -237,9 +241,6 @@ func (p *proxyProcess) run(ctx context.Context) error {
 		func(ctx context.Context) error {
 			return p.described.run(ctx, p.reauthoriseSessions)
 		},
-	}
-	for _, provider := range p.providers {
-		parts = append(parts, provider.Run)
 	}
 	if p.cluster != nil {
 		parts = append(parts, p.cluster.run)

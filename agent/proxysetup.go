@@ -44,12 +44,8 @@ func (p *proxyProcess) setUpSignIn() error {
 	if err != nil {
 		return err
 	}
-	for _, c := range b.providers() {
-		provider, err := identity.NewProvider(c, p.log)
-		if err != nil {
-			return fmt.Errorf("provider %s: %w", c.Name, err)
-		}
-		p.providers = append(p.providers, provider)
+	if p.providers, err = identity.NewProviders(b.providers(b.Config.URL), p.log); err != nil {
+		return err
 	}
 	machines, err := b.machines()
 	if err != nil {
@@ -58,7 +54,7 @@ func (p *proxyProcess) setUpSignIn() error {
 	p.vault = identity.NewVault(p.log, p.metrics.Login)
 	p.vault.OnWipe = p.scrub.soon
 	live := func(id session.ID) bool { _, err := p.table.ByID(id); return err == nil }
-	if err := p.vault.Keep(b.VaultKey, p.store, p.providers, live); err != nil {
+	if p.forsaken, err = p.vault.Keep(b.VaultKey, p.store, p.providers, live); err != nil {
 		return err
 	}
 	p.revalidator = &identity.Revalidator{Providers: p.providers, Vault: p.vault, Sessions: p.signIns(), Validator: p.signIns(), Log: p.log, Count: p.metrics.Login}
@@ -84,7 +80,7 @@ func (p *proxyProcess) signIns() *signIns {
 // closeIdle closes connections to providers and policy engines that are not in use.
 func (p *proxyProcess) closeIdle() {
 	p.engines.Load().CloseIdle()
-	for _, provider := range p.providers {
+	for _, provider := range p.providers.All() {
 		provider.CloseIdle()
 	}
 }
@@ -127,7 +123,7 @@ func (p *proxyProcess) status() api.Status {
 		s.Ready = false
 		s.Problems = append(s.Problems, err.Error())
 	}
-	for _, provider := range p.providers {
+	for _, provider := range p.providers.All() {
 		if !provider.Ready() {
 			s.Problems = append(s.Problems, fmt.Sprintf("provider %s has not been reached: nobody can sign in there", provider.Name()))
 		}

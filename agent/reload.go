@@ -48,11 +48,11 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	if err := p.proxy.Update(services); err != nil { // the last that can fail
 		return fmt.Errorf("services: %w", err)
 	}
-	old := p.bundle.Swap(b)
+	p.bundle.Store(b)
 	for _, t := range take {
 		t()
 	}
-	later := needRestart(old, b)
+	later := needRestart(p.begun, b)
 	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
 	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
 	p.reauthorise(ctx)
@@ -62,7 +62,7 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 // prepare checks all of a new configuration but its services, and returns what takes it into service: none of that can fail.
 func (p *proxyProcess) prepare(b *bundle) (take []func(), err error) {
 	for _, part := range []func(*bundle) (func(), error){
-		p.prepareCertificate, p.prepareMachines, p.preparePolicy, p.prepareEngines, p.prepareSignals,
+		p.prepareCertificate, p.prepareProviders, p.prepareMachines, p.preparePolicy, p.prepareEngines, p.prepareSignals,
 	} {
 		t, err := part(b)
 		if err != nil {
@@ -115,10 +115,10 @@ func (p *proxyProcess) prepareSignals(b *bundle) (func(), error) {
 	return func() { p.signals.set(next) }, err
 }
 
-// needRestart names the keys that have changed and are read at the start only.
-func needRestart(before, after *bundle) []string {
+// needRestart names the keys that are read at the start only, and say something else now than they did then.
+func needRestart(begun, b *bundle) []string {
 	var keys []string
-	old, now := before.Config, after.Config
+	old, now := begun.Config, b.Config
 	for _, k := range []struct {
 		name     string
 		old, now any
@@ -126,7 +126,7 @@ func needRestart(before, after *bundle) []string {
 		{"name", old.Name, now.Name}, {"listen", old.Listen, now.Listen}, {"url", old.URL, now.URL}, {"state", old.State, now.State},
 		{"run", old.Run, now.Run}, {"user", old.User, now.User}, {"control_socket", old.ControlSocket, now.ControlSocket},
 		{"metrics", old.Metrics, now.Metrics}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
-		{"providers", before.providers(), after.providers()}, {"sessions.max", old.Sessions.Max, now.Sessions.Max},
+		{"sessions.max", old.Sessions.Max, now.Sessions.Max},
 		{"sessions.connections", old.Sessions.Connections, now.Sessions.Connections},
 		{"tls (between self-made and own)", old.TLS.Certificate == "", now.TLS.Certificate == ""},
 	} {

@@ -47,7 +47,7 @@ func TestSecondOpinionIsTheLast(t *testing.T) {
 	if err := errors.Join(p.takeNow(p.preparePolicy), p.takeNow(p.prepareEngines)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.closeIdle)
+	t.Cleanup(func() { p.engines.Load().CloseIdle() })
 	for _, tc := range []struct {
 		service, decision string
 		reason            session.Reason

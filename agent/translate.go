@@ -73,13 +73,13 @@ func (b *bundle) upstreamTLS(s config.Service) (*tls.Config, error) {
 	return c, nil
 }
 
-// providers translates the configured OpenID providers for package identity.
-func (b *bundle) providers() []identity.Config {
+// providers translates the configured OpenID providers for package identity; browsers come back to url from them.
+func (b *bundle) providers(url string) []identity.Config {
 	list := make([]identity.Config, len(b.Config.Providers))
 	for i, p := range b.Config.Providers {
 		list[i] = identity.Config{
 			Name: p.Name, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: string(bytes.TrimSpace(b.Files[p.ClientSecretFile])),
-			RedirectURL: strings.TrimSuffix(b.Config.URL, "/") + "/callback/" + p.Name,
+			RedirectURL: strings.TrimSuffix(url, "/") + "/callback/" + p.Name,
 			Scopes:      p.Scopes, GroupsClaim: p.GroupsClaim, CA: b.Files[p.CAFile],
 			TrustedAudiences: p.TrustedAudiences, Algorithms: p.Algorithms,
 			FrontChannelLogout: p.FrontChannelLogout, PostLogoutRedirect: p.PostLogoutRedirect, Device: p.Device, Revalidation: identity.Revalidation(p.Revalidate),

@@ -24,7 +24,7 @@ func TestProvidersAreTranslated(t *testing.T) {
 	want := identity.Config{Name: "corp", Issuer: "https://idp.example", ClientID: "curfew", ClientSecret: "s3cret", RedirectURL: "https://agent.example/callback/corp",
 		Scopes: []string{"groups"}, GroupsClaim: "roles", CA: []byte("PEM"), TrustedAudiences: []string{"project"}, Algorithms: []string{"ES256"},
 		FrontChannelLogout: true, PostLogoutRedirect: true, Device: true, Revalidation: identity.Revalidation{Every: time.Minute, Grace: time.Hour}}
-	got := b.providers()
+	got := b.providers(c.URL)
 	if len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 		t.Fatalf("%+v\nwant %+v", got, want)
 	}

@@ -3,15 +3,11 @@
 package client
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"sync"
@@ -20,6 +16,7 @@ import (
 
 	"github.com/curfew-proxy/curfew/agent/api"
 	"github.com/curfew-proxy/curfew/agent/session"
+	"github.com/curfew-proxy/curfew/test/selfsigned"
 )
 
 // fakeAgent is an agent with one port: the sign-in API, and one service behind ALPN.
@@ -46,7 +43,7 @@ func newFakeAgent(t *testing.T, addr string) (a *fakeAgent, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a = &fakeAgent{cert: selfSigned(t), roots: x509.NewCertPool(), serve: echo,
+	a = &fakeAgent{cert: selfsigned.Certificate(t, "127.0.0.1"), roots: x509.NewCertPool(), serve: echo,
 		session: api.Session{ID: session.NewID(), State: api.StateLive, Left: api.Seconds(time.Hour)}}
 	a.roots.AddCert(a.cert.Leaf)
 	if a.addr, err = ParseAddress(l.Addr().String()); err != nil {
@@ -204,25 +201,6 @@ func (l *webListener) Accept() (net.Conn, error) {
 
 func (l *webListener) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
 func (l *webListener) Addr() net.Addr { return l.addr }
-
-func selfSigned(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
 
 // signedIn connects to a with a key in the store, as after a sign-in.
 func signedIn(t *testing.T, a *fakeAgent) *Agent {

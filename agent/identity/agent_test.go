@@ -4,13 +4,9 @@ package identity_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,6 +21,7 @@ import (
 	"github.com/curfew-proxy/curfew/agent/session"
 	"github.com/curfew-proxy/curfew/client"
 	"github.com/curfew-proxy/curfew/test/oidc"
+	"github.com/curfew-proxy/curfew/test/selfsigned"
 )
 
 const (
@@ -135,7 +132,7 @@ func listen(t *testing.T) *agent {
 	}
 	a := &agent{addr: addr, listener: l, home: t.TempDir(), counts: map[string]int{},
 		table: &table{byKey: map[session.Key]session.Session{}}, roots: x509.NewCertPool()}
-	a.cert = agentCert(t)
+	a.cert = selfsigned.Certificate(t, "127.0.0.1")
 	a.finger = client.FingerprintOf(a.cert.Leaf)
 	a.roots.AddCert(a.cert.Leaf)
 	return a
@@ -153,15 +150,11 @@ func (a *agent) serve(t *testing.T, configs ...identity.Config) {
 	group, ctx := errgroup.WithContext(ctx)
 	a.vault = identity.NewVault(log, a.count)
 	a.table.ended = a.vault.EndLater
-	var providers []*identity.Provider
-	for _, cfg := range configs {
-		p, err := identity.NewProvider(cfg, log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		providers = append(providers, p)
-		group.Go(func() error { return p.Run(ctx) })
+	providers, err := identity.NewProviders(configs, log)
+	if err != nil {
+		t.Fatal(err)
 	}
+	group.Go(func() error { return providers.Run(ctx) })
 	a.logins = identity.NewLogins(identity.LoginsConfig{Providers: providers, Sessions: a.table, Vault: a.vault, Log: log, Count: a.count})
 	machines, err := identity.NewMachines(identity.MachinesConfig{Machines: a.machines, Sessions: a.table, Log: log, Count: a.count})
 	if err != nil {
@@ -203,25 +196,6 @@ func (a *agent) connect(t *testing.T) *client.Agent {
 		t.Fatal(err)
 	}
 	return c
-}
-
-func agentCert(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 // withProvider starts a real provider that knows alice and mallory, and an agent that uses it.

@@ -19,8 +19,11 @@ func (v *Vault) begin(chosen func(*grant) bool) (list []grant) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for id, g := range v.held {
-		every := g.provider.cfg.Revalidation.Every
-		if g.next.IsZero() && every > 0 && len(g.tokens.Refresh) > 0 {
+		if now := g.provider.config().Revalidation; now != g.rule {
+			g.rule, g.next = now, time.Time{}
+			v.held[id] = g
+		}
+		if every := g.rule.Every; g.next.IsZero() && every > 0 && len(g.tokens.Refresh) > 0 {
 			g.next = g.asked.Add(every - rand.N(every/8+1)) // not all of a busy morning at once
 			v.held[id] = g
 		}
@@ -59,7 +62,7 @@ func (v *Vault) asked(g grant, tokens Tokens, err error) {
 	if err == nil {
 		now.asked, now.next, now.failures = time.Now(), time.Time{}, 0
 	} else {
-		now.next = g.provider.cfg.Revalidation.retry(time.Now(), now.asked, now.failures)
+		now.next = g.provider.config().Revalidation.retry(time.Now(), now.asked, now.failures)
 		now.failures++
 	}
 	if !tokens.Empty() {

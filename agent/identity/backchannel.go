@@ -37,7 +37,7 @@ type providerLogouts struct {
 // provider has signed is heeded whatever else came from its address: many may be behind one.
 func (l *providerLogouts) backChannel(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	p := l.named(r.PathValue("provider"))
+	p := l.logins.cfg.Providers.named(r.PathValue("provider"))
 	if p == nil {
 		writeLogoutError(w, "there is no such provider here")
 		return
@@ -136,8 +136,8 @@ func (l *providerLogouts) endOf(ctx context.Context, p *Provider, who session.Ma
 // unless it is switched on.
 func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-cache, no-store")
-	p, q := l.named(r.PathValue("provider")), r.URL.Query()
-	if p == nil || !p.cfg.FrontChannelLogout {
+	p, q := l.logins.cfg.Providers.named(r.PathValue("provider")), r.URL.Query()
+	if p == nil || !p.config().FrontChannelLogout {
 		http.NotFound(w, r)
 		return
 	}
@@ -158,15 +158,6 @@ func (l *providerLogouts) frontChannel(w http.ResponseWriter, r *http.Request) {
 	}
 	l.logins.cfg.Count(EventProviderLogout)
 	w.WriteHeader(http.StatusOK)
-}
-
-func (l *providerLogouts) named(name string) *Provider {
-	for _, p := range l.logins.cfg.Providers {
-		if p.Name() == name {
-			return p
-		}
-	}
-	return nil
 }
 
 // writeLogoutError answers as RFC 6749, section 5.2 does.

@@ -90,12 +90,12 @@ func (s *suite) signIn(t *testing.T, p *Provider) (SignIn, error) {
 		t.Fatal(err)
 	}
 	q := u.Query()
-	if q.Get("response_type") != "code" || q.Get("client_id") != "us" || q.Get("redirect_uri") != p.cfg.RedirectURL ||
+	if q.Get("response_type") != "code" || q.Get("client_id") != "us" || q.Get("redirect_uri") != p.config().RedirectURL ||
 		!strings.HasPrefix(q.Get("scope"), "openid") || len(q.Get("state")) != 43 || len(q.Get("nonce")) != 43 || q.Get("code_challenge_method") != "S256" {
 		t.Errorf("authorization request: %v", q)
 	}
 	s.token = func(w http.ResponseWriter, r *http.Request) {
-		if id, secret, basic := r.BasicAuth(); !basic || id != "us" || secret != url.QueryEscape(p.cfg.ClientSecret) || r.FormValue("client_secret") != "" {
+		if id, secret, basic := r.BasicAuth(); !basic || id != "us" || secret != url.QueryEscape(p.config().ClientSecret) || r.FormValue("client_secret") != "" {
 			t.Errorf("client authentication: %v, %q %q; form %v", basic, id, secret, r.Form)
 		}
 		if r.FormValue("grant_type") != "authorization_code" || r.FormValue("code") != "the code" || r.FormValue("redirect_uri") != q.Get("redirect_uri") ||

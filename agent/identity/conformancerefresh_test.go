@@ -100,8 +100,8 @@ func TestConformanceUserInfo(t *testing.T) {
 				_, _ = w.Write([]byte(tc.body)) // we hang up on megabytes
 			}
 			p := s.provider(t, nil)
-			if want := []string{"openid", "profile", "email"}; !slices.Equal(p.cfg.Scopes, want) {
-				t.Errorf("scopes %v, want %v", p.cfg.Scopes, want)
+			if want := []string{"openid", "profile", "email"}; !slices.Equal(p.config().Scopes, want) {
+				t.Errorf("scopes %v, want %v", p.config().Scopes, want)
 			}
 			tokens, who, err := s.refresh(t, p, "")
 			if string(tokens.Refresh) != "refresh-token-1" {

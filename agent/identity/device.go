@@ -58,7 +58,7 @@ func (l *Logins) beginDevice(ctx context.Context, key session.Key, source netip.
 	if err != nil {
 		return api.DeviceStarted{}, err
 	}
-	if !p.cfg.Device {
+	if !p.config().Device {
 		return api.DeviceStarted{}, noDevices(p)
 	}
 	if !l.devices.Admit(source, l.now()) {
@@ -92,6 +92,10 @@ func (l *Logins) PollDevice(ctx context.Context, key session.Key, handle string)
 	if pending != nil || err != nil {
 		return session.Session{}, pending, err
 	}
+	if err := lg.refused(); err != nil {
+		l.drop(lg)
+		return session.Session{}, nil, err
+	}
 	if lg.stage == exchanging { // it is ours alone
 		// Not cut short when the client hangs up: there may be tokens in the answer.
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), jose.Timeout)
@@ -107,7 +111,7 @@ func (l *Logins) PollDevice(ctx context.Context, key session.Key, handle string)
 	if !l.takeOut(lg) {
 		return session.Session{}, nil, errLoginGone
 	}
-	s, err := l.create(ctx, lg, "device")
+	s, err := l.create(ctx, lg, MethodDevice)
 	return s, nil, err
 }
 

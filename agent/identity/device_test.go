@@ -69,7 +69,7 @@ func newDevices(t *testing.T) *devices {
 	vault := NewVault(log, nil)
 	runVault(t, vault)
 	p := d.idp.provider(t, func(c *Config) { c.Device = true })
-	d.Logins = NewLogins(LoginsConfig{Providers: []*Provider{p}, Sessions: d.table, Vault: vault, Log: log})
+	d.Logins = NewLogins(LoginsConfig{Providers: providersOf(p), Sessions: d.table, Vault: vault, Log: log})
 	start := time.Now()
 	d.now = func() time.Time { return start.Add(time.Duration(d.ahead.Load())) }
 	return d

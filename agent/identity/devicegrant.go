@@ -46,8 +46,8 @@ func (p *Provider) authorizeDevice(ctx context.Context) (deviceGrant, error) {
 		return deviceGrant{}, errNoDeviceFlow
 	}
 	var a deviceAnswer
-	form := url.Values{"client_id": {p.cfg.ClientID}, "scope": {strings.Join(p.cfg.Scopes, " ")}}
-	status, err := p.ask(ctx, m, m.device, form, &a)
+	form := url.Values{"client_id": {m.cfg.ClientID}, "scope": {strings.Join(m.cfg.Scopes, " ")}}
+	status, err := m.ask(ctx, m.device, form, &a)
 	if err != nil {
 		return deviceGrant{}, err
 	}
@@ -101,8 +101,8 @@ func (g *deviceGrant) check() error {
 }
 
 // ask posts a form and reads the JSON that is answered. An error means that there was no answer that says anything.
-func (p *Provider) ask(ctx context.Context, m *metadata, endpoint string, form url.Values, answer any) (status int, err error) {
-	resp, err := p.post(ctx, m, endpoint, form)
+func (m *metadata) ask(ctx context.Context, endpoint string, form url.Values, answer any) (status int, err error) {
+	resp, err := m.post(ctx, endpoint, form)
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +145,7 @@ func (p *Provider) pollDevice(ctx context.Context, code string) (SignIn, error) 
 		Error   string `json:"error"`
 	}
 	asked := time.Now()
-	status, err := p.ask(ctx, m, m.oauth.Endpoint.TokenURL, url.Values{"grant_type": {grantDevice}, "device_code": {code}}, &a)
+	status, err := m.ask(ctx, m.oauth.Endpoint.TokenURL, url.Values{"grant_type": {grantDevice}, "device_code": {code}}, &a)
 	if err != nil {
 		return SignIn{}, fmt.Errorf("%w: %w", errSilent, err)
 	}

@@ -247,14 +247,14 @@ func TestDeviceStartsAreLimited(t *testing.T) {
 
 func TestDeviceIsOffByDefault(t *testing.T) {
 	d := newDevices(t)
-	d.Logins.cfg.Providers[0].cfg.Device = false
+	reconfigure(t, d.Logins.cfg.Providers, func(c *Config) { c.Device = false })
 	d.idp.device = func(http.ResponseWriter, *http.Request) { t.Error("the provider was asked") }
 	if _, err := d.BeginDevice(t.Context(), session.Key{1}, netip.Addr{}, api.DeviceRequest{}); codeOf(err) != api.CodeForbidden || !strings.Contains(err.Error(), "switched off") {
 		t.Errorf("begin: %v", err)
 	}
 	h := newHostile(t)
 	h.discovery = func(doc map[string]any) { delete(doc, "device_authorization_endpoint") }
-	d.Logins.cfg.Providers[0] = h.provider(t, func(c *Config) { c.Device = true })
+	d.Logins.cfg.Providers = providersOf(h.provider(t, func(c *Config) { c.Device = true }))
 	if _, err := d.BeginDevice(t.Context(), session.Key{1}, netip.Addr{}, api.DeviceRequest{}); codeOf(err) != api.CodeUnavailable {
 		t.Errorf("a provider without: %v", err)
 	}

@@ -79,10 +79,11 @@ func TestHostileDiscovery(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.client.Timeout != jose.Timeout {
-				t.Errorf("a request may take %v", p.client.Timeout)
+			client := p.settings.Load().client
+			if client.Timeout != jose.Timeout {
+				t.Errorf("a request may take %v", client.Timeout)
 			}
-			p.client.Timeout = 200 * time.Millisecond // no test should take as long as a provider may
+			client.Timeout = 200 * time.Millisecond // no test should take as long as a provider may
 			began := time.Now()
 			if err := p.discover(t.Context()); err == nil || strings.Contains(err.Error(), secret) || len(err.Error()) > 4*jose.MaxText {
 				t.Errorf("%.300v", err)
@@ -95,7 +96,7 @@ func TestHostileDiscovery(t *testing.T) {
 			}
 			bad.Store(false)
 			s.discovery = func(doc map[string]any) { doc["issuer"] = front.URL }
-			p.client.Timeout = jose.Timeout
+			client.Timeout = jose.Timeout
 			if err := p.discover(t.Context()); err != nil || !p.Ready() {
 				t.Errorf("a good one, afterwards: %v", err)
 			}

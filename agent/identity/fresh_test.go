@@ -31,7 +31,7 @@ func newFresh(t *testing.T) *freshRig {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	vault := NewVault(log, nil)
 	runVault(t, vault)
-	r.Logins = NewLogins(LoginsConfig{Providers: []*Provider{r.idp.provider(t, nil)}, Sessions: r.table, Vault: vault, Log: log, Count: func(e string) { r.counts[e]++ },
+	r.Logins = NewLogins(LoginsConfig{Providers: providersOf(r.idp.provider(t, nil)), Sessions: r.table, Vault: vault, Log: log, Count: func(e string) { r.counts[e]++ },
 		FreshSince: func(who session.Identity, _ string) time.Time {
 			if who.Subject != "alice" {
 				return time.Time{}

@@ -107,8 +107,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 func (h *Handler) info(w http.ResponseWriter, _ *http.Request) {
 	info := api.AgentInfo{Name: h.cfg.Name, Version: h.cfg.Version, Providers: []api.ProviderInfo{}}
-	for _, p := range h.cfg.Logins.cfg.Providers {
-		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready(), Device: p.cfg.Device})
+	for _, p := range h.cfg.Logins.cfg.Providers.All() {
+		info.Providers = append(info.Providers, api.ProviderInfo{Name: p.Name(), Issuer: p.Issuer(), Ready: p.Ready(), Device: p.config().Device})
 	}
 	writeJSON(w, http.StatusOK, info)
 }

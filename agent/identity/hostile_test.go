@@ -87,6 +87,25 @@ func (h *hostile) provider(t *testing.T, change func(*Config)) *Provider {
 	return p
 }
 
+// providersOf are those that a configuration has.
+func providersOf(list ...*Provider) *Providers {
+	ps := &Providers{log: slog.New(slog.DiscardHandler)}
+	ps.now.Store(&roll{list: list, replaced: make(chan struct{})})
+	return ps
+}
+
+// reconfigure changes the configuration of the only provider, as a reload does.
+func reconfigure(t *testing.T, ps *Providers, change func(*Config)) {
+	t.Helper()
+	c := *ps.All()[0].config()
+	change(&c)
+	take, err := ps.Prepare([]Config{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	take()
+}
+
 const testNonce = "the nonce of this sign-in"
 
 // goodClaims are the claims of an ID token that must be accepted.
@@ -220,7 +239,7 @@ func TestGoOIDCStillNeedsUs(t *testing.T) {
 	p := h.provider(t, nil)
 	payload := fmt.Sprintf(`{"iss":%q,"sub":"","aud":["us","them"],"azp":"them","exp":%d,"iat":%[2]d}`, h.URL, time.Now().Unix()+9999)
 	tok := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k", "typ": "logout+jwt"}, payload)
-	if _, err := p.meta.Load().verifier.Verify(oidc.ClientContext(t.Context(), p.client), tok); err != nil {
+	if _, err := p.meta.Load().verifier.Verify(oidc.ClientContext(t.Context(), p.settings.Load().client), tok); err != nil {
 		t.Errorf("go-oidc refuses it now: %v", err)
 	}
 }

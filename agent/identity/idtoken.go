@@ -25,7 +25,7 @@ func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessTo
 	if err := jose.CheckType(raw, jose.Untyped, jose.TypeJWT); err != nil {
 		return nil, err
 	}
-	tok, err := m.verifier.Verify(oidc.ClientContext(ctx, p.client), raw)
+	tok, err := m.verifier.Verify(oidc.ClientContext(ctx, m.client), raw)
 	if err != nil {
 		return nil, err
 	}
@@ -44,28 +44,28 @@ func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, raw, accessTo
 	}
 	_, issued := c.CheckIssued(p.now())
 	_, current := c.CheckCurrent(p.now()) // go-oidc lets nbf be five minutes ahead
-	return c, errors.Join(p.checkParties(c), issued, current)
+	return c, errors.Join(m.checkParties(c), issued, current)
 }
 
 // checkParties checks who issued the token, and that it was issued to us and for us only.
-func (p *Provider) checkParties(c jose.Claims) error {
+func (s *settings) checkParties(c jose.Claims) error {
 	iss, err := c.Text("iss")
 	if err != nil {
 		return err
 	}
 	// Google may leave out the scheme; go-oidc lets that pass for Google alone.
-	if iss != p.cfg.Issuer && "https://"+iss != p.cfg.Issuer {
-		return fmt.Errorf("claim iss is %q, want %q", iss, p.cfg.Issuer)
+	if iss != s.cfg.Issuer && "https://"+iss != s.cfg.Issuer {
+		return fmt.Errorf("claim iss is %q, want %q", iss, s.cfg.Issuer)
 	}
 	audiences, err := c.Texts("aud")
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(audiences, p.cfg.ClientID) {
+	if !slices.Contains(audiences, s.cfg.ClientID) {
 		return errors.New("claim aud does not name this client")
 	}
 	for _, aud := range audiences {
-		if aud != p.cfg.ClientID && !slices.Contains(p.cfg.TrustedAudiences, aud) {
+		if aud != s.cfg.ClientID && !slices.Contains(s.cfg.TrustedAudiences, aud) {
 			return fmt.Errorf("claim aud names %q, which is not a trusted audience", aud)
 		}
 	}
@@ -73,7 +73,7 @@ func (p *Provider) checkParties(c jose.Claims) error {
 	if err != nil {
 		return err
 	}
-	if _, present := c["azp"]; (present || len(audiences) > 1) && azp != p.cfg.ClientID {
+	if _, present := c["azp"]; (present || len(audiences) > 1) && azp != s.cfg.ClientID {
 		return fmt.Errorf("claim azp is %q, want this client", azp)
 	}
 	return nil

@@ -26,6 +26,18 @@ func unavailable(p *Provider) *api.Error {
 		Hint: "try again in a few seconds; the agent's log says why it cannot"}
 }
 
+// refused says why a sign-in that is under way cannot go on; nil if it can. A reload may have changed what is possible.
+func (l *login) refused() error {
+	switch {
+	case l.provider.takenOut():
+		return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the provider %s was taken out of this agent's configuration", l.provider.Name()),
+			Hint: "run `curfew login` again, with another provider if there is one; or ask the operator"}
+	case l.device != nil && !l.provider.config().Device:
+		return noDevices(l.provider)
+	}
+	return nil
+}
+
 // refusedSession says to the user why the session table did not take the session.
 func refusedSession(err error) error {
 	switch {

@@ -26,6 +26,12 @@ const (
 	sweepInterval      = 5 * time.Second
 )
 
+// How users sign in: see session.Session.
+const (
+	MethodBrowser = "browser"
+	MethodDevice  = "device"
+)
+
 // NewSession is what a sign-in asks the session table for.
 type NewSession struct {
 	Identity session.Identity
@@ -62,7 +68,7 @@ type Sessions interface {
 
 // LoginsConfig is what Logins needs. Count may be nil.
 type LoginsConfig struct {
-	Providers []*Provider
+	Providers *Providers
 	Sessions  Sessions
 	Vault     *Vault
 	Log       *slog.Logger
@@ -164,11 +170,12 @@ func (l *Logins) add(lg *login) error {
 }
 
 func (l *Logins) provider(name string) (*Provider, error) {
-	if name == "" && len(l.cfg.Providers) == 1 {
-		return l.cfg.Providers[0], nil
+	list := l.cfg.Providers.All()
+	if name == "" && len(list) == 1 {
+		return list[0], nil
 	}
 	var names []string
-	for _, p := range l.cfg.Providers {
+	for _, p := range list {
 		if p.Name() == name {
 			return p, nil
 		}
@@ -201,6 +208,9 @@ func (l *Logins) Open(token, browser string) (string, error) {
 	case lg.stage != opened || !equal(lg.browser, digestOf(browser)):
 		l.cfg.Count(EventBrowserRefused)
 		return "", errOtherBrowser
+	}
+	if err := lg.refused(); err != nil {
+		return "", err
 	}
 	to, err := lg.provider.authURL(lg.secrets, lg.demand)
 	if err != nil {
@@ -282,65 +292,6 @@ func (l *Logins) issue(lg *login, signIn SignIn) (string, error) {
 	lg.expires = l.now().Add(codeLifetime)
 	l.pending.byCode[lg.code] = lg
 	return lg.redirect.withCode(code), nil
-}
-
-// Complete trades a one-time code for a session. The code is used up by the first who presents
-// it, whoever that is.
-func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (session.Session, error) {
-	lg, err := l.redeem(key, code)
-	if err != nil {
-		return session.Session{}, err
-	}
-	return l.create(ctx, lg, "browser")
-}
-
-// create makes the session of a sign-in that is over.
-func (l *Logins) create(ctx context.Context, lg *login, method string) (session.Session, error) {
-	if why := l.stale(&lg.signIn, lg.demand.afresh()); why != "" { // of devices; or a credential has changed meanwhile
-		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
-		l.cfg.Count(EventFreshRefused)
-		l.cfg.Log.Warn("sign-in is not fresh", "provider", lg.provider.Name(), "client_key_sha256", lg.key, "subject", lg.signIn.Identity.Subject, "reason", why)
-		return session.Session{}, notFresh(method, why, session.ErrNotFresh)
-	}
-	s, err := l.cfg.Sessions.Create(ctx, NewSession{Identity: lg.signIn.Identity, Key: lg.key, Method: method, SID: lg.signIn.SID,
-		Revalidated:   len(lg.signIn.Tokens.Refresh) > 0 && lg.provider.cfg.Revalidation.Every > 0,
-		Authenticated: lg.signIn.At, Begun: lg.since, BindAddrs: lg.bind})
-	if err != nil {
-		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
-		return session.Session{}, refusedSession(err)
-	}
-	l.cfg.Vault.Put(s.ID, lg.provider, lg.signIn.Tokens)
-	// It may have ended before its tokens were in the vault, and then nobody else takes them out.
-	if now, err := l.cfg.Sessions.ByKey(lg.key); err != nil || now.ID == s.ID && now.Ended != nil {
-		l.cfg.Vault.EndLater(s.ID)
-	}
-	l.cfg.Count(EventLoginCompleted)
-	l.cfg.Log.Info("signed in", "session", s.ID, "provider", lg.provider.Name(), "subject", s.Identity.Subject)
-	return s, nil
-}
-
-func (l *Logins) redeem(key session.Key, code string) (*login, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lg := l.pending.byCode[digestOf(code)]
-	if lg == nil {
-		l.cfg.Count(EventCodeUnknown)
-		return nil, errCodeInvalid
-	}
-	l.pending.remove(lg)
-	if l.now().After(lg.expires) {
-		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
-		l.cfg.Count(EventLoginExpired)
-		return nil, errCodeInvalid
-	}
-	if !equal(digest(lg.key), digest(key)) {
-		l.cfg.Vault.discard(lg.provider, lg.signIn.Tokens)
-		l.cfg.Count(EventCodeWrongKey)
-		l.cfg.Log.Warn("one-time code presented with another key",
-			"client_key_sha256", key, "want", lg.key)
-		return nil, errCodeInvalid
-	}
-	return lg, nil
 }
 
 // Run drops sign-ins that nobody finishes until ctx is done, and then all. It returns nil.

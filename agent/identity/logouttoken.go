@@ -37,8 +37,8 @@ func (p *Provider) verifyLogout(ctx context.Context, raw string) (logoutToken, e
 	if err != nil {
 		return logoutToken{}, err
 	}
-	v := jose.Verifier{Keys: m.keys, Issuer: p.cfg.Issuer, Audience: p.cfg.ClientID, TrustedAudiences: p.cfg.TrustedAudiences,
-		Algorithms: p.cfg.Algorithms, Types: []string{jose.TypeLogout, jose.TypeJWT, jose.Untyped}}
+	v := jose.Verifier{Keys: m.keys, Issuer: m.cfg.Issuer, Audience: m.cfg.ClientID, TrustedAudiences: m.cfg.TrustedAudiences,
+		Algorithms: m.cfg.Algorithms, Types: []string{jose.TypeLogout, jose.TypeJWT, jose.Untyped}}
 	c, err := v.Verify(ctx, raw)
 	if err != nil {
 		return logoutToken{}, err
@@ -57,7 +57,7 @@ func (p *Provider) verifyLogout(ctx context.Context, raw string) (logoutToken, e
 	case expires.Sub(issued) > logoutMaxLife:
 		return logoutToken{}, fmt.Errorf("expires %s after it was issued, more than %s", expires.Sub(issued), logoutMaxLife)
 	}
-	return readLogout(c, p.cfg.Issuer)
+	return readLogout(c, m.cfg.Issuer)
 }
 
 // readLogout reads what only logout tokens have.

@@ -54,7 +54,7 @@ func logoutServer(t *testing.T, h *hostile, change func(*Config)) (*providerLogo
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	ends := &ended{}
-	l := &providerLogouts{ends: ends, logins: NewLogins(LoginsConfig{Providers: []*Provider{h.provider(t, change)}, Log: log, Vault: NewVault(log, nil)})}
+	l := &providerLogouts{ends: ends, logins: NewLogins(LoginsConfig{Providers: providersOf(h.provider(t, change)), Log: log, Vault: NewVault(log, nil)})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathBackChannel+"{provider}", l.backChannel)
 	mux.HandleFunc("GET "+pathFrontChannel+"{provider}", l.frontChannel)
@@ -220,11 +220,11 @@ func TestLogoutTokensThatAreBadAreLimited(t *testing.T) {
 func TestLogoutWhenTheAgentHasJustStarted(t *testing.T) {
 	h := newHostile(t)
 	l, ends, handler := logoutServer(t, h, nil)
-	p, err := NewProvider(l.logins.cfg.Providers[0].cfg, l.logins.cfg.Log)
+	p, err := NewProvider(*l.logins.cfg.Providers.All()[0].config(), l.logins.cfg.Log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.logins.cfg.Providers[0] = p
+	l.logins.cfg.Providers = providersOf(p)
 	token := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, encodeJSON(t, h.logoutClaims("1")))
 	done := make(chan *httptest.ResponseRecorder)
 	go func() { done <- postLogout(handler, token) }()

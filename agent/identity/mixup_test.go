@@ -60,8 +60,8 @@ func twoProviders(t *testing.T) (honest, evil *suite, l *Logins, at callback) {
 	honest.behave(t)
 	evil.behave(t)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	l = NewLogins(LoginsConfig{Vault: NewVault(log, nil), Log: log, Providers: []*Provider{
-		honest.provider(t, func(c *Config) { c.Name = "honest" }), evil.provider(t, func(c *Config) { c.Name = "evil" })}})
+	l = NewLogins(LoginsConfig{Vault: NewVault(log, nil), Log: log, Providers: providersOf(
+		honest.provider(t, func(c *Config) { c.Name = "honest" }), evil.provider(t, func(c *Config) { c.Name = "evil" }))})
 	started, err := l.Begin(session.Key{1}, netip.MustParseAddr("192.0.2.1"), api.LoginRequest{Provider: "honest", Redirect: "http://127.0.0.1:1/", State: "12345678"}, nil)
 	if err != nil {
 		t.Fatal(err)

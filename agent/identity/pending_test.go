@@ -25,7 +25,7 @@ func newBeginner(t *testing.T) *beginner {
 	t.Helper()
 	b := &beginner{}
 	log := slog.New(slog.DiscardHandler)
-	b.Logins = NewLogins(LoginsConfig{Providers: []*Provider{newHostile(t).provider(t, nil)}, Vault: NewVault(log, nil), Log: log})
+	b.Logins = NewLogins(LoginsConfig{Providers: providersOf(newHostile(t).provider(t, nil)), Vault: NewVault(log, nil), Log: log})
 	start := time.Now()
 	b.now = func() time.Time { return start.Add(time.Duration(b.n) * time.Millisecond) }
 	return b

@@ -36,23 +36,40 @@ const discoverPatience = 2 * time.Second
 // sign-ins are refused meanwhile.
 var ErrNotReady = errors.New("the provider has not been reached yet")
 
-// Provider is one OpenID provider, seen as its relying party. It is safe for concurrent use.
-// It is of use only while Run runs.
-type Provider struct {
-	cfg    Config
-	client *http.Client
-	log    *slog.Logger
-	now    func() time.Time
+// errTakenOut is returned where the configuration has the provider no more.
+var errTakenOut = errors.New("the provider was taken out of the agent's configuration")
 
-	meta  atomic.Pointer[metadata] // nil until discovery has worked
-	found chan struct{}            // closed when it has
-	once  sync.Once                // closes found
-	kick  chan struct{}            // asks Run to try at once
-	pace  *rate.Limiter            // of discovery
+// Provider is one registration at an OpenID provider, seen as its relying party. It is safe for concurrent use.
+// It is of use only while Run runs. Its name, issuer and client ID never change; all else may, while it is in use:
+//
+//	discovering --discover--> ready --Providers.Prepare--> ready, with other settings
+//	     ^                      |
+//	     +--other certificates--+   and from both: taken out, for good
+type Provider struct {
+	log  *slog.Logger
+	now  func() time.Time
+	kick chan struct{} // asks Run to try at once
+	pace *rate.Limiter // of discovery
+	gone chan struct{} // closed when it was taken out
+
+	settings atomic.Pointer[settings] // never nil; mu is held to replace it, and meta
+	meta     atomic.Pointer[metadata] // nil until discovery has worked with those settings
+
+	mu    sync.Mutex
+	found chan struct{} // closed when meta is not nil
 }
 
-// metadata is what discovery has found out. Immutable.
+// settings are a provider as it is configured. Immutable.
+type settings struct {
+	cfg      Config
+	client   *http.Client
+	replaced chan struct{} // closed when others have taken their place
+}
+
+// metadata is what discovery has found out, with the settings that it is used with. Immutable.
 type metadata struct {
+	*settings
+	doc        discovery
 	oauth      oauth2.Config
 	verifier   *oidc.IDTokenVerifier
 	keys       *jose.KeySet
@@ -73,6 +90,23 @@ type SignIn struct {
 
 // NewProvider returns the provider that cfg describes, without contacting it.
 func NewProvider(cfg Config, log *slog.Logger) (*Provider, error) {
+	s, err := newSettings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{
+		log:   log.With("provider", cfg.Name),
+		now:   time.Now,
+		kick:  make(chan struct{}, 1),
+		found: make(chan struct{}),
+		gone:  make(chan struct{}),
+		pace:  rate.NewLimiter(1, 1),
+	}
+	p.settings.Store(s)
+	return p, nil
+}
+
+func newSettings(cfg Config) (*settings, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -80,27 +114,22 @@ func NewProvider(cfg Config, log *slog.Logger) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Provider{
-		cfg:    cfg.withDefaults(),
-		client: jose.NewHTTPClient(roots),
-		log:    log.With("provider", cfg.Name),
-		now:    time.Now,
-		kick:   make(chan struct{}, 1),
-		found:  make(chan struct{}),
-		pace:   rate.NewLimiter(1, 1),
-	}, nil
+	return &settings{cfg: cfg.withDefaults(), client: jose.NewHTTPClient(roots), replaced: make(chan struct{})}, nil
 }
 
+// config is how the provider is configured now. Nobody may change it.
+func (p *Provider) config() *Config { return &p.settings.Load().cfg }
+
 // Name returns the provider's configured name.
-func (p *Provider) Name() string { return p.cfg.Name }
+func (p *Provider) Name() string { return p.config().Name }
 
 // Issuer returns the provider's issuer URL.
-func (p *Provider) Issuer() string { return p.cfg.Issuer }
+func (p *Provider) Issuer() string { return p.config().Issuer }
 
 // page is the address of one of the agent's pages, at the host of the callback, or browsers would not send
 // the cookie there.
 func (p *Provider) page(path string) string {
-	u, _ := url.Parse(p.cfg.RedirectURL) // has been validated
+	u, _ := url.Parse(p.config().RedirectURL) // has been validated
 	u.Path, u.RawPath = path, ""
 	return u.String()
 }
@@ -109,7 +138,7 @@ func (p *Provider) page(path string) string {
 func (p *Provider) Ready() bool { return p.meta.Load() != nil }
 
 // CloseIdle closes connections to the provider that are not in use: their buffers hold what went through last.
-func (p *Provider) CloseIdle() { p.client.CloseIdleConnections() }
+func (p *Provider) CloseIdle() { p.settings.Load().client.CloseIdleConnections() }
 
 // Run reads the provider's discovery document, at first until that works and then hourly. It
 // returns nil when ctx is done.
@@ -140,16 +169,38 @@ func (p *Provider) Run(ctx context.Context) error {
 
 // await gives discovery a moment: an agent that has just started has its first users at once.
 func (p *Provider) await(d time.Duration) {
+	p.mu.Lock()
+	found := p.found
+	p.mu.Unlock()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-p.found:
+	case <-found:
+	case <-p.gone:
 	case <-timer.C:
 	}
 }
 
-// ready returns the metadata, or asks Run to try again now and returns ErrNotReady.
+// ready returns the metadata of a provider that is in the configuration; else errTakenOut, or the error of known.
 func (p *Provider) ready() (*metadata, error) {
+	if p.takenOut() {
+		return nil, errTakenOut
+	}
+	return p.known()
+}
+
+// takenOut reports whether the configuration has the provider no more.
+func (p *Provider) takenOut() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// known returns the metadata, or asks Run to try again now and returns ErrNotReady.
+func (p *Provider) known() (*metadata, error) {
 	if m := p.meta.Load(); m != nil {
 		return m, nil
 	}
@@ -177,11 +228,11 @@ func (p *Provider) exchange(ctx context.Context, code, iss string, s secrets) (S
 	if err != nil {
 		return SignIn{}, err
 	}
-	if (m.sendsIss || iss != "") && iss != p.cfg.Issuer {
-		return SignIn{}, fmt.Errorf("parameter iss is %q, want %q", iss, p.cfg.Issuer)
+	if (m.sendsIss || iss != "") && iss != m.cfg.Issuer {
+		return SignIn{}, fmt.Errorf("parameter iss is %q, want %q", iss, m.cfg.Issuer)
 	}
 	asked := time.Now()
-	tok, err := m.oauth.Exchange(oidc.ClientContext(ctx, p.client), code, oauth2.VerifierOption(s.verifier))
+	tok, err := m.oauth.Exchange(oidc.ClientContext(ctx, m.client), code, oauth2.VerifierOption(s.verifier))
 	if err != nil {
 		return SignIn{}, fmt.Errorf("exchange code: %w", withoutBody(err))
 	}
@@ -215,7 +266,7 @@ func (p *Provider) signedIn(ctx context.Context, m *metadata, raw, accessToken, 
 	if s.SID, err = sidOf(c); err != nil {
 		return SignIn{}, err
 	}
-	s.Identity, err = describe(c, p.cfg.Issuer, p.cfg.GroupsClaim)
+	s.Identity, err = describe(c, m.cfg.Issuer, m.cfg.GroupsClaim)
 	return s, err
 }
 

@@ -30,7 +30,7 @@ func (p *Provider) refresh(ctx context.Context, held Tokens, who session.Identit
 	if err != nil {
 		return Tokens{}, who, err
 	}
-	tok, err := m.oauth.TokenSource(oidc.ClientContext(ctx, p.client), &oauth2.Token{RefreshToken: string(held.Refresh)}).Token()
+	tok, err := m.oauth.TokenSource(oidc.ClientContext(ctx, m.client), &oauth2.Token{RefreshToken: string(held.Refresh)}).Token()
 	if err != nil {
 		var answer *oauth2.RetrieveError
 		if errors.As(err, &answer) && answer.ErrorCode == "invalid_grant" {
@@ -46,21 +46,21 @@ func (p *Provider) refresh(ctx context.Context, held Tokens, who session.Identit
 	case raw != "":
 		c, err = p.verifyRenewed(ctx, m, raw, tok.AccessToken, held.IDToken)
 	case m.userinfo != "":
-		c, err = p.userInfo(ctx, m, tok.AccessToken)
+		c, err = m.userInfo(ctx, tok.AccessToken)
 	default:
 		return tokens, who, nil
 	}
 	if err != nil {
 		return tokens, who, err
 	}
-	now, err := p.redescribe(c, who)
+	now, err := m.redescribe(c, who)
 	return tokens, now, err
 }
 
 // redescribe is what claims say of the user that was known before. How somebody was authenticated stays so where
 // nothing is said of it.
-func (p *Provider) redescribe(c jose.Claims, who session.Identity) (session.Identity, error) {
-	now, err := describe(c, p.cfg.Issuer, p.cfg.GroupsClaim)
+func (s *settings) redescribe(c jose.Claims, who session.Identity) (session.Identity, error) {
+	now, err := describe(c, s.cfg.Issuer, s.cfg.GroupsClaim)
 	if err != nil {
 		return who, err
 	}
@@ -101,14 +101,14 @@ func (p *Provider) verifyRenewed(ctx context.Context, m *metadata, raw, accessTo
 }
 
 // userInfo asks the userinfo endpoint (OpenID Connect Core 1.0, section 5.3). Its caller compares the subject.
-func (p *Provider) userInfo(ctx context.Context, m *metadata, accessToken string) (jose.Claims, error) {
+func (m *metadata) userInfo(ctx context.Context, accessToken string) (jose.Claims, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.userinfo, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+accessToken)
 	req.Header.Set("Accept", "application/json")
-	resp, err := p.client.Do(req)
+	resp, err := m.client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("userinfo: %w", err)
 	}

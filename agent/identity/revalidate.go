@@ -57,7 +57,7 @@ const (
 // grant that is good no longer ends its session at once, and an outage when its grace is over. The agent that
 // holds the tokens of a session is the only one that asks. Run it; Ask may be called by anyone.
 type Revalidator struct {
-	Providers []*Provider
+	Providers *Providers
 	Vault     *Vault
 	Sessions  Sessions
 	Validator Validator
@@ -68,29 +68,27 @@ type Revalidator struct {
 // Run asks until ctx is done. It returns nil. Each provider has workers of its own: one that is silent holds up nobody else's
 // sessions.
 func (r *Revalidator) Run(ctx context.Context) error {
-	var providers errgroup.Group
-	for _, p := range r.Providers {
-		providers.Go(func() error { r.run(ctx, p); return nil })
-	}
-	return providers.Wait()
+	r.Providers.each(ctx, r.run)
+	return nil
 }
 
 func (r *Revalidator) run(ctx context.Context, p *Provider) {
-	tick := time.NewTicker(p.cfg.Revalidation.pace())
-	defer tick.Stop()
 	var workers errgroup.Group
 	defer func() { _ = workers.Wait() }() // workers return no error
 	workers.SetLimit(revalidators)
-	for {
+	for ctx.Err() == nil {
+		s := p.settings.Load()
+		look := time.NewTimer(s.cfg.Revalidation.pace())
 		select {
 		case <-ctx.Done():
-			return
-		case now := <-tick.C:
+		case <-s.replaced:
+		case now := <-look.C:
 			due := func(g *grant) bool { return g.provider == p && !g.next.IsZero() && !now.Before(g.next) }
 			for _, g := range r.Vault.begin(due) {
 				workers.Go(func() error { r.ask(ctx, g); return nil })
 			}
 		}
+		look.Stop()
 	}
 }
 
@@ -148,7 +146,7 @@ func (r *Revalidator) askOnce(ctx context.Context, g grant) {
 	silent := time.Since(g.asked)
 	log.Warn("the provider cannot be asked about a session", "error", err, "for", silent.Round(time.Second))
 	r.Vault.asked(g, tokens, err)
-	if overdue := g.provider.cfg.Revalidation.Overdue(); overdue > 0 && silent >= overdue {
+	if overdue := g.provider.config().Revalidation.Overdue(); overdue > 0 && silent >= overdue {
 		r.end(ctx, log, g, session.ReasonUnvalidated, "the provider has not answered for "+silent.Round(time.Second).String())
 	}
 }

@@ -67,12 +67,13 @@ func refreshed(t *testing.T, answer http.HandlerFunc, change func(*Config)) (*ho
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	d := &register{who: session.Identity{Issuer: h.URL, Subject: "alice", Groups: []string{"dba"}, ACR: "2"}, disk: map[session.ID][]byte{}}
 	v := NewVault(log, nil)
-	if err := v.Keep(make([]byte, SealKeyLen), d, []*Provider{p}, func(session.ID) bool { return true }); err != nil {
+	providers := providersOf(p)
+	if _, err := v.Keep(make([]byte, SealKeyLen), d, providers, all); err != nil {
 		t.Fatal(err)
 	}
 	first := h.key.Sign(t, map[string]any{"alg": "RS256", "kid": "k"}, encodeJSON(t, h.goodClaims()))
 	v.Put(session.ID{1}, p, Tokens{Refresh: []byte("refresh-token-0"), Access: []byte("access-token-0"), IDToken: []byte(first)})
-	return h, d, &Revalidator{Providers: []*Provider{p}, Vault: v, Sessions: d, Validator: d, Log: log, Count: func(string) {}}
+	return h, d, &Revalidator{Providers: providers, Vault: v, Sessions: d, Validator: d, Log: log, Count: func(string) {}}
 }
 
 func all(session.ID) bool { return true }
@@ -106,7 +107,7 @@ func TestRevalidation(t *testing.T) {
 		}
 	}
 	again := NewVault(r.Log, nil) // as after a restart
-	if err := again.Keep(make([]byte, SealKeyLen), d, r.Providers, all); err != nil {
+	if _, err := again.Keep(make([]byte, SealKeyLen), d, r.Providers, all); err != nil {
 		t.Fatal(err)
 	}
 	r.Vault = again
@@ -123,7 +124,7 @@ func TestRevalidation(t *testing.T) {
 		}
 	}
 	stolen := NewVault(r.Log, nil) // the disk without the key
-	stolen.Keep(bytes.Repeat([]byte{7}, SealKeyLen), d, r.Providers, all)
+	_, _ = stolen.Keep(bytes.Repeat([]byte{7}, SealKeyLen), d, r.Providers, all)
 	if n := len(stolen.held); n != 0 {
 		t.Errorf("%d grants opened with another key", n)
 	}
@@ -255,7 +256,7 @@ func TestAgentStopsWhileItAsks(t *testing.T) {
 		t.Errorf("%d grants left in memory, %d tokens revoked, ended %v", n, h.revoked.Load(), d.ended)
 	}
 	again := NewVault(r.Log, nil)
-	if err := again.Keep(make([]byte, SealKeyLen), d, r.Providers, all); err != nil {
+	if _, err := again.Keep(make([]byte, SealKeyLen), d, r.Providers, all); err != nil {
 		t.Fatal(err)
 	}
 	if g := again.held[session.ID{1}]; string(g.tokens.Refresh) != "refresh-token-1" {
@@ -346,12 +347,12 @@ func TestSilentProvider(t *testing.T) {
 		func(c *Config) { c.Revalidation.Every = 100 * time.Millisecond })
 	t.Cleanup(sync.OnceFunc(func() { close(hold) })) // before the server is closed
 	for i := range byte(4 * revalidators) {
-		r.Vault.Put(session.ID{2, i}, r.Providers[0], Tokens{Refresh: []byte("r"), Access: []byte("a")})
+		r.Vault.Put(session.ID{2, i}, r.Providers.All()[0], Tokens{Refresh: []byte("r"), Access: []byte("a")})
 	}
 	other := newHostile(t)
 	other.token = func(w http.ResponseWriter, _ *http.Request) { writeTokens(w, 1, "") }
 	p := other.provider(t, func(c *Config) { c.Name, c.Revalidation.Every = "other", 100*time.Millisecond })
-	r.Providers = append(r.Providers, p)
+	r.Providers = providersOf(append(r.Providers.All(), p)...)
 	r.Vault.Put(session.ID{3}, p, Tokens{Refresh: []byte("r"), Access: []byte("a")})
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup

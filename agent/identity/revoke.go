@@ -24,13 +24,14 @@ const hintRefresh = "refresh_token"
 // Revoke revokes tokens at the provider (RFC 7009), the refresh token first: most providers
 // then revoke the whole grant. It wipes tokens when the provider has confirmed, and when there
 // is nothing that could be revoked; else it returns why and leaves them for another try. An access token that cannot be
-// revoked is no failure if the refresh token was: it expires soon.
+// revoked is no failure if the refresh token was: it expires soon. It works with a provider that was taken out of the
+// configuration, too.
 func (p *Provider) Revoke(ctx context.Context, tokens *Tokens) error {
 	if tokens.Empty() {
 		tokens.Wipe()
 		return nil
 	}
-	m, err := p.ready()
+	m, err := p.known()
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,7 @@ func (p *Provider) Revoke(ctx context.Context, tokens *Tokens) error {
 		if len(t.token) == 0 {
 			continue
 		}
-		switch err := p.revokeOne(ctx, m, t.hint, t.token); {
+		switch err := m.revokeOne(ctx, t.hint, t.token); {
 		case !errors.Is(err, errTokenType):
 			if err != nil {
 				return fmt.Errorf("revoke %s: %w", t.hint, err)
@@ -59,8 +60,8 @@ func (p *Provider) Revoke(ctx context.Context, tokens *Tokens) error {
 	return cannot
 }
 
-func (p *Provider) revokeOne(ctx context.Context, m *metadata, hint string, token []byte) error {
-	resp, err := p.post(ctx, m, m.revocation, url.Values{"token": {string(token)}, "token_type_hint": {hint}})
+func (m *metadata) revokeOne(ctx context.Context, hint string, token []byte) error {
+	resp, err := m.post(ctx, m.revocation, url.Values{"token": {string(token)}, "token_type_hint": {hint}})
 	if err != nil {
 		return err
 	}

@@ -92,22 +92,25 @@ func (s *signOuts) redirect(token string) (string, bool) {
 		return "", false
 	}
 	delete(s.byToken, out.token)
-	to, err := url.Parse(out.provider.meta.Load().endSession)
+	defer func() { clear(out.idToken); out.idToken = nil }()
+	m := out.provider.meta.Load()
+	if m == nil || m.endSession == "" { // any more
+		return "", false
+	}
+	to, err := url.Parse(m.endSession)
 	if err != nil {
 		return "", false // it was checked at discovery
 	}
 	q := to.Query()
 	q.Set("id_token_hint", string(out.idToken))
-	q.Set("client_id", out.provider.cfg.ClientID)
-	if out.provider.cfg.PostLogoutRedirect {
+	q.Set("client_id", m.cfg.ClientID)
+	if m.cfg.PostLogoutRedirect {
 		state := marked(out.mark)
 		out.state = digestOf(state)
 		s.byState[out.state] = out
 		q.Set("post_logout_redirect_uri", out.provider.page(pathSignedOut+out.provider.Name()))
 		q.Set("state", state)
 	}
-	clear(out.idToken)
-	out.idToken = nil
 	to.RawQuery = q.Encode()
 	return to.String(), true
 }

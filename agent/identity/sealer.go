@@ -47,6 +47,8 @@ func newSealer(key []byte, disk Sealed) (*sealer, error) {
 // sealedGrant is what is sealed, as JSON.
 type sealedGrant struct {
 	Provider string    `json:"provider"`
+	Issuer   string    `json:"issuer"`
+	ClientID string    `json:"client_id"`
 	Refresh  []byte    `json:"refresh"`
 	Access   []byte    `json:"access"`
 	IDToken  []byte    `json:"id_token"`
@@ -57,7 +59,8 @@ func (s *sealer) put(g *grant) error {
 	if s == nil {
 		return nil
 	}
-	plain, err := json.Marshal(sealedGrant{g.provider.Name(), g.tokens.Refresh, g.tokens.Access, g.tokens.IDToken, g.asked})
+	c := g.provider.config()
+	plain, err := json.Marshal(sealedGrant{c.Name, c.Issuer, c.ClientID, g.tokens.Refresh, g.tokens.Access, g.tokens.IDToken, g.asked})
 	if err != nil {
 		return err
 	}
@@ -82,31 +85,35 @@ func (s *sealer) open(id session.ID, sealed []byte) (g sealedGrant, err error) {
 
 // Keep makes the vault keep tokens on the disk, sealed with key, and takes over those that an earlier process left, of
 // sessions that live. What cannot be opened any more, for the key is gone, is dropped: the provider cannot be asked
-// about those sessions. Call it before anything is put in. live reports whether a session does.
-func (v *Vault) Keep(key []byte, disk Sealed, providers []*Provider, live func(session.ID) bool) error {
+// about those sessions. So is what a provider gave that the configuration has no more, and its sessions are returned. Call it
+// before anything is put in. live reports whether a session does.
+func (v *Vault) Keep(key []byte, disk Sealed, providers *Providers, live func(session.ID) bool) (forsaken []session.ID, err error) {
 	seal, err := newSealer(key, disk)
 	if err != nil {
-		return fmt.Errorf("vault: %w", err)
-	}
-	byName := map[string]*Provider{}
-	for _, p := range providers {
-		byName[p.Name()] = p
+		return nil, fmt.Errorf("vault: %w", err)
 	}
 	left, err := disk.LoadTokens()
 	if err != nil {
-		return fmt.Errorf("vault: %w", err)
+		return nil, fmt.Errorf("vault: %w", err)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.seal = seal
 	for id, sealed := range left {
 		g, err := seal.open(id, sealed)
-		p := byName[g.Provider]
+		p := providers.named(g.Provider)
 		switch {
-		case err != nil || p == nil:
+		case err != nil:
 			v.count(EventSealLost)
-			v.log.Warn("tokens of a session dropped: the provider cannot be asked about it", "session", id, "provider", g.Provider, "error", err)
+			v.log.Warn("tokens of a session dropped: the provider cannot be asked about it", "session", id, "error", err)
 			seal.forget(id)
+		case p == nil || !p.isOf(g.Provider, g.Issuer, g.ClientID):
+			v.count(EventSealLost)
+			v.log.Warn("tokens of a session dropped: their provider was taken out of the configuration", "session", id, "provider", g.Provider)
+			seal.forget(id)
+			if live(id) {
+				forsaken = append(forsaken, id)
+			}
 		case !live(id):
 			// They were not revoked; the disk keeps them until they are.
 			v.queue = append(v.queue, grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}})
@@ -114,5 +121,5 @@ func (v *Vault) Keep(key []byte, disk Sealed, providers []*Provider, live func(s
 			v.held[id] = grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}, asked: g.Asked}
 		}
 	}
-	return nil
+	return forsaken, nil
 }

@@ -73,7 +73,7 @@ func TestDemandIsVerified(t *testing.T) {
 			log := slog.New(slog.NewTextHandler(t.Output(), nil))
 			vault := NewVault(log, nil)
 			runVault(t, vault)
-			l := NewLogins(LoginsConfig{Providers: []*Provider{h.provider(t, nil)}, Sessions: table, Vault: vault, Log: log})
+			l := NewLogins(LoginsConfig{Providers: providersOf(h.provider(t, nil)), Sessions: table, Vault: vault, Log: log})
 			started, err := l.Begin(session.Key{1}, netip.Addr{}, api.LoginRequest{Redirect: "http://127.0.0.1:1/", State: "12345678"},
 				demandOf("db", require, session.Identity{}, time.Now()))
 			if err != nil {

@@ -101,7 +101,7 @@ func TestTokensInABackup(t *testing.T) {
 			}
 		})
 		disk := &register{disk: tc.disk}
-		if err := v.Keep(tc.key, disk, r.Providers, all); err != nil {
+		if _, err := v.Keep(tc.key, disk, r.Providers, all); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(v.held) != tc.want || lost != 1-tc.want || len(v.queue) != 0 || len(disk.disk) != tc.want {
@@ -109,7 +109,7 @@ func TestTokensInABackup(t *testing.T) {
 		}
 	}
 	v := NewVault(slog.New(slog.DiscardHandler), nil)
-	if err := v.Keep(nil, &register{disk: backup}, r.Providers, all); err == nil {
+	if _, err := v.Keep(nil, &register{disk: backup}, r.Providers, all); err == nil {
 		t.Error("no key at all was accepted")
 	}
 }
@@ -121,7 +121,7 @@ func TestTokensOfASessionThatEndedMeanwhile(t *testing.T) {
 	none := func(session.ID) bool { return false }
 	again := func() *Vault {
 		v := NewVault(r.Log, nil)
-		if err := v.Keep(make([]byte, SealKeyLen), d, r.Providers, none); err != nil || len(v.held) != 0 || len(v.queue) != 1 {
+		if _, err := v.Keep(make([]byte, SealKeyLen), d, r.Providers, none); err != nil || len(v.held) != 0 || len(v.queue) != 1 {
 			t.Fatalf("%d held, %d to be revoked, %v", len(v.held), len(v.queue), err)
 		}
 		return v

@@ -49,7 +49,8 @@ type grant struct {
 
 	// Of a session that lives; see Revalidator.
 	asked    time.Time // when the provider last said that the grant is good
-	next     time.Time // when to ask again
+	rule     Revalidation
+	next     time.Time // when to ask again, by that rule; zero: it is to be found out
 	asking   bool
 	again    bool // it is to be asked about once more when it is not
 	failures int  // since it last answered
@@ -94,6 +95,18 @@ func (v *Vault) Holds(id session.ID) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return len(v.held[id].tokens.Refresh) > 0
+}
+
+// Of returns the sessions for which a provider gave what is held.
+func (v *Vault) Of(p *Provider) (list []session.ID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, g := range v.held {
+		if g.provider == p {
+			list = append(list, id)
+		}
+	}
+	return list
 }
 
 // Take removes and returns the tokens of a session, and the provider that issued them. The
