@@ -127,7 +127,7 @@ func loadBundle(o Options, to *os.File) error {
 func proxyEnv(bundle *os.File) []string {
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	debug := os.Getenv("GODEBUG")
-	if b, err := readBundle(bundle); err != nil || len(b.Config.Providers)+len(b.Config.Machines) > 0 {
+	if b, err := readBundle(bundle); err != nil || b.hasTokens() {
 		debug = strings.TrimPrefix(debug+","+clobberFree, ",") // tokens of others will be in its memory
 	}
 	if debug != "" {

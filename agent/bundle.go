@@ -39,6 +39,9 @@ func newBundle(c *config.Config) (*bundle, error) {
 	return b, errors.Join(errs...)
 }
 
+// hasTokens reports whether tokens of others will be in the memory of whoever works with b.
+func (b *bundle) hasTokens() bool { return len(b.Config.Providers)+len(b.Config.Machines) > 0 }
+
 // newBundleFile returns an anonymous file in memory, which leaves no trace on a disk.
 func newBundleFile() (*os.File, error) {
 	fd, err := unix.MemfdCreate("curfew-config", unix.MFD_CLOEXEC)

@@ -15,6 +15,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +49,8 @@ type clusterNode struct {
 	members *gossip.Cluster
 	engine  *cluster.Engine
 	strict  *strict
+
+	advertised netip.AddrPort // to the others
 
 	seen map[string]gossip.State // of members; membersChanged only
 
@@ -100,6 +104,7 @@ func (n *clusterNode) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.advertised = advertise[0]
 	joined, err := n.becomeMember(ctx)
 	if err != nil {
 		return err
@@ -118,7 +123,7 @@ func (n *clusterNode) join(ctx context.Context) error {
 		return err
 	}
 	n.members, err = gossip.New(gossip.Config{
-		Name: c.Name, Advertise: advertise, Carrier: n.mesh, Handler: handler{n}, Seeds: append(joined, c.Cluster.Seeds...),
+		Name: c.Name, Advertise: n.advertised, Carrier: n.mesh, Handler: handler{n}, Seeds: append(joined, c.Cluster.Seeds...),
 		Meta: n.meta, Changed: n.membersChanged,
 		Remembered: remembered, Remember: n.remember, Removed: n.removed, Log: log, Count: n.count("gossip"),
 	})
@@ -199,22 +204,49 @@ func (n *clusterNode) count(part string) func(string) {
 	return func(event string) { n.p.metrics.Cluster(part, event, 1) }
 }
 
-// resolveAdvertised returns the address that others reach this node at. A name is looked up once.
-func resolveAdvertised(ctx context.Context, hostPort string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddrPort(hostPort); err == nil {
-		return a, nil
+// lookupPatience is how long a name may take that is looked up again.
+const lookupPatience = 2 * time.Second
+
+// needRestart names what the configuration says with the same words as at the start, and means another thing with. A name that
+// cannot be looked up now means what it did.
+func (n *clusterNode) needRestart(ctx context.Context) []string {
+	if n == nil {
+		return nil
 	}
-	host, port, err := net.SplitHostPort(hostPort)
+	ctx, cancel := context.WithTimeout(ctx, lookupPatience)
+	defer cancel()
+	c := n.p.begun.Config.Cluster
+	if now, err := resolveAdvertised(ctx, c.Advertise); err != nil || slices.Contains(now, n.advertised) {
+		return nil
+	}
+	return []string{"cluster.advertise (" + c.Advertise + " has another address)"}
+}
+
+// resolveAdvertised returns the addresses that others reach this node at; the first is the one that is told. A name is looked up
+// once.
+func resolveAdvertised(ctx context.Context, hostPort string) ([]netip.AddrPort, error) {
+	if a, err := netip.ParseAddrPort(hostPort); err == nil {
+		return []netip.AddrPort{a}, nil
+	}
+	host, text, err := net.SplitHostPort(hostPort)
 	if err != nil {
-		return netip.AddrPort{}, err
+		return nil, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, err
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err == nil && len(addrs) == 0 {
 		err = errors.New("it has no address")
 	}
 	if err != nil {
-		return netip.AddrPort{}, &api.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("cluster.advertise: %s: %v", host, err),
+		return nil, &api.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("cluster.advertise: %s: %v", host, err),
 			Hint: "set cluster: {advertise: ADDRESS:PORT} to an address that the other nodes reach"}
 	}
-	return netip.ParseAddrPort(net.JoinHostPort(addrs[0].Unmap().String(), port))
+	list := make([]netip.AddrPort, len(addrs))
+	for i, a := range addrs {
+		list[i] = netip.AddrPortFrom(a.Unmap(), uint16(port))
+	}
+	return list, nil
 }

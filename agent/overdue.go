@@ -31,22 +31,18 @@ func (b *bundle) overdue() map[string]time.Duration {
 
 // endOverdue ends sessions about which no provider has been asked for too long, until ctx is done.
 func (p *proxyProcess) endOverdue(ctx context.Context) error {
-	limits := p.bundle.Load().overdue()
-	shortest := time.Hour
-	for _, after := range limits {
-		shortest = min(shortest, after)
-	}
-	if len(limits) == 0 || p.cluster == nil { // the one that asks is this one, and sees to it
+	if p.cluster == nil { // the one that asks is this one, and sees to it
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(max(shortest/overdueLook, time.Second))
-	defer tick.Stop()
 	for {
+		limits := p.bundle.Load().overdue()
+		timer := time.NewTimer(overduePause(limits))
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
-		case <-tick.C:
+		case <-timer.C:
 		}
 		for _, s := range overdueOf(p.table, p.cluster.time, p.clock.Boot(), limits) {
 			end := session.End{Reason: session.ReasonUnvalidated, By: s.Identity.Issuer, Message: "nobody has asked the provider about it", At: p.clock.Wall()}
@@ -57,6 +53,15 @@ func (p *proxyProcess) endOverdue(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// overduePause is how long to wait before looking again. After a reload has made the limits shorter, it is the old one once more.
+func overduePause(limits map[string]time.Duration) time.Duration {
+	shortest := overdueLook * time.Minute
+	for _, after := range limits {
+		shortest = min(shortest, after)
+	}
+	return max(shortest/overdueLook, time.Second)
 }
 
 // overdueOf returns the live sessions of which the provider's last word is older than it may be, and some.

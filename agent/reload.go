@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/curfew-proxy/curfew/agent/api"
+	"github.com/curfew-proxy/curfew/agent/config"
 	"github.com/curfew-proxy/curfew/agent/policy"
 	"github.com/curfew-proxy/curfew/agent/session"
 )
@@ -52,7 +53,7 @@ func (p *proxyProcess) reload(ctx context.Context) error {
 	for _, t := range take {
 		t()
 	}
-	later := needRestart(p.begun, b)
+	later := append(needRestart(p.begun, b), p.cluster.needRestart(ctx)...)
 	p.log.Info("configuration reloaded", "services", len(services), "need_restart", later)
 	p.observe.publish(api.Event{Type: api.EventReload, Detail: strings.TrimSpace("services taken over. Needs a restart: " + strings.Join(later, ", "))})
 	p.reauthorise(ctx)
@@ -125,16 +126,24 @@ func needRestart(begun, b *bundle) []string {
 	}{
 		{"name", old.Name, now.Name}, {"listen", old.Listen, now.Listen}, {"url", old.URL, now.URL}, {"state", old.State, now.State},
 		{"run", old.Run, now.Run}, {"user", old.User, now.User}, {"control_socket", old.ControlSocket, now.ControlSocket},
-		{"metrics", old.Metrics, now.Metrics}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
+		{"metrics", old.Metrics, now.Metrics}, {"cluster", startsWith(old.Cluster), startsWith(now.Cluster)}, {"enforcement", old.Enforcement, now.Enforcement}, {"limits", old.Limits, now.Limits},
 		{"sessions.max", old.Sessions.Max, now.Sessions.Max},
 		{"sessions.connections", old.Sessions.Connections, now.Sessions.Connections},
 		{"tls (between self-made and own)", old.TLS.Certificate == "", now.TLS.Certificate == ""},
+		// It is a setting of the process, which those who need it begin with: see proxyEnv.
+		{"providers, machines (what is freed of tokens is overwritten only then)", begun.hasTokens() || !b.hasTokens(), true},
 	} {
 		if !reflect.DeepEqual(k.old, k.now) {
 			keys = append(keys, k.name)
 		}
 	}
 	return keys
+}
+
+// startsWith is what of a cluster's keys is read at the start.
+func startsWith(c config.Cluster) config.Cluster {
+	c.StrictAfter = 0
+	return c
 }
 
 // reauthorise asks the new policy about every live connection, and ends those that it no longer allows.

@@ -6,6 +6,8 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,5 +86,60 @@ func TestProviderIsTakenOut(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What needs a restart is what is not as it was at the start, also when it was changed by an earlier reload, and what a name stood
+// for then.
+func TestNeedRestart(t *testing.T) {
+	at := func(change func(*config.Config)) *bundle {
+		c := config.Default()
+		c.Providers = []config.Provider{{Name: "corp"}}
+		c.Cluster.Listen, c.Cluster.Advertise = netip.MustParseAddrPort("127.0.0.1:7946"), "localhost:7946"
+		change(c)
+		return &bundle{Config: c}
+	}
+	begun := at(func(*config.Config) {})
+	for want, change := range map[string]func(*config.Config){
+		"":         func(*config.Config) {},
+		"cluster":  func(c *config.Config) { c.Cluster.Seeds = []string{"other:7946"} },
+		"listen":   func(c *config.Config) { c.Listen = nil },
+		"url":      func(c *config.Config) { c.URL = "https://other.example" },
+		"metrics":  func(c *config.Config) { c.Metrics = netip.MustParseAddrPort("127.0.0.1:9") },
+		"tls":      func(c *config.Config) { c.TLS.Certificate = "own.pem" },
+		"nothing1": func(c *config.Config) { c.Cluster.StrictAfter = time.Minute },
+		"nothing2": func(c *config.Config) { c.Providers[0].ClientID, c.Sessions.AbsoluteTimeout = "other", time.Minute },
+		"nothing3": func(c *config.Config) { c.Providers = nil },
+	} {
+		got := needRestart(begun, at(change))
+		if want == "" || strings.HasPrefix(want, "nothing") {
+			if len(got) != 0 {
+				t.Errorf("%s: %v", want, got)
+			}
+		} else if len(got) != 1 || !strings.HasPrefix(got[0], want) {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+	none := at(func(c *config.Config) { c.Providers = nil })
+	if got := needRestart(none, begun); len(got) != 1 || !strings.HasPrefix(got[0], "providers") {
+		t.Errorf("the first provider: %v", got)
+	}
+	n := &clusterNode{p: &proxyProcess{begun: begun}}
+	local, err := resolveAdvertised(t.Context(), "localhost:7946")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for was, want := range map[netip.AddrPort]int{local[len(local)-1]: 0, netip.MustParseAddrPort("192.0.2.1:7946"): 1} {
+		n.advertised = was
+		if got := n.needRestart(t.Context()); len(got) != want {
+			t.Errorf("localhost was %s: %v", was, got)
+		}
+	}
+	n.p.begun.Config.Cluster.Advertise = "nowhere.invalid:7946"
+	if got := n.needRestart(t.Context()); len(got) != 0 {
+		t.Errorf("a name that cannot be looked up: %v", got)
+	}
+	if got := (*clusterNode)(nil).needRestart(t.Context()); len(got) != 0 {
+		t.Errorf("no cluster: %v", got)
 	}
 }
