@@ -27,6 +27,7 @@ type hostile struct {
 	revoked   atomic.Int64 // revocations confirmed
 	refuse    atomic.Int64 // revocations to refuse first
 	cannot    []string     // kinds of tokens that it does not revoke
+	hold      func()       // called by each revocation; may be nil
 	discovery func(doc map[string]any)
 	token     http.HandlerFunc
 	device    http.HandlerFunc
@@ -58,6 +59,9 @@ func (h *hostile) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *hostile) serveRevoke(w http.ResponseWriter, r *http.Request) {
+	if h.hold != nil {
+		h.hold()
+	}
 	if h.refuse.Add(-1) >= 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
@@ -92,6 +96,16 @@ func providersOf(list ...*Provider) *Providers {
 	ps := &Providers{log: slog.New(slog.DiscardHandler)}
 	ps.now.Store(&roll{list: list, replaced: make(chan struct{})})
 	return ps
+}
+
+// toRevoke is how many grants wait to be revoked.
+func (v *Vault) toRevoke() (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range v.lanes {
+		n += len(l.queue)
+	}
+	return n
 }
 
 // reconfigure changes the configuration of the only provider, as a reload does.

@@ -158,8 +158,8 @@ func TestSealedTokensOfAnotherRegistration(t *testing.T) {
 			}
 			v, disk := NewVault(r.Log, nil), &register{disk: map[session.ID][]byte{{1}: sealed}}
 			forsaken, err := v.Keep(make([]byte, SealKeyLen), disk, ps, func(session.ID) bool { return live })
-			if err != nil || len(v.held) != 0 || len(v.queue) != 0 || len(disk.disk) != 0 || (len(forsaken) == 1) != live {
-				t.Errorf("another %s: %v, %v; %d held, %d to be revoked", name, forsaken, err, len(v.held), len(v.queue))
+			if err != nil || len(v.held) != 0 || v.toRevoke() != 0 || len(disk.disk) != 0 || (len(forsaken) == 1) != live {
+				t.Errorf("another %s: %v, %v; %d held, %d to be revoked", name, forsaken, err, len(v.held), v.toRevoke())
 			}
 		}
 	}
@@ -209,7 +209,7 @@ func TestSignInAtAProviderThatIsTakenOut(t *testing.T) {
 			if _, err := l.Complete(t.Context(), session.Key{1}, to[strings.Index(to, "code=")+5:strings.Index(to, "&")]); codeOf(err) != api.CodeForbidden || !strings.Contains(err.Error(), takenOut) {
 				t.Errorf("the code: %v", err)
 			}
-			if len(l.cfg.Vault.queue) != 1 {
+			if l.cfg.Vault.toRevoke() != 1 {
 				t.Error("its tokens are not to be revoked")
 			}
 		})

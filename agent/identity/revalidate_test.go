@@ -252,7 +252,7 @@ func TestAgentStopsWhileItAsks(t *testing.T) {
 	<-stopped
 	close(answer)
 	<-done
-	if n := len(r.Vault.held) + len(r.Vault.queue); n != 0 || h.revoked.Load() != 0 || len(d.ended) != 0 {
+	if n := len(r.Vault.held) + r.Vault.toRevoke(); n != 0 || h.revoked.Load() != 0 || len(d.ended) != 0 {
 		t.Errorf("%d grants left in memory, %d tokens revoked, ended %v", n, h.revoked.Load(), d.ended)
 	}
 	again := NewVault(r.Log, nil)
@@ -370,4 +370,45 @@ func TestSilentProvider(t *testing.T) {
 	}
 	stop()
 	running.Wait()
+}
+
+// TestSilentProviderRevokes: a provider that does not answer has many tokens to revoke. The others' are revoked all the same, and
+// it is not asked by more workers than its own.
+func TestSilentProviderRevokes(t *testing.T) {
+	hold := make(chan struct{})
+	var under, most atomic.Int64
+	silent, other := newHostile(t), newHostile(t)
+	silent.hold = func() {
+		if n := under.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		<-hold
+		under.Add(-1)
+	}
+	t.Cleanup(sync.OnceFunc(func() { close(hold) })) // before the server is closed
+	p, q := silent.provider(t, nil), other.provider(t, func(c *Config) { c.Name = "other" })
+	v := NewVault(slog.New(slog.DiscardHandler), nil)
+	runVault(t, v)
+	for i := range byte(4 * revokeWorkers) {
+		v.Put(session.ID{2, i}, p, Tokens{Refresh: []byte("r")})
+		v.EndLater(session.ID{2, i})
+	}
+	waitFor(t, func() bool { return under.Load() == revokeWorkers })
+	for i := range byte(4 * revokeWorkers) {
+		v.Put(session.ID{3, i}, q, Tokens{Refresh: []byte("r")})
+		v.EndLater(session.ID{3, i})
+	}
+	waitFor(t, func() bool { return other.revoked.Load() == 4*revokeWorkers })
+	if most.Load() != revokeWorkers || silent.revoked.Load() != 0 || v.toRevoke() != 3*revokeWorkers {
+		t.Errorf("%d at once at the silent one, %d revoked there, %d left", most.Load(), silent.revoked.Load(), v.toRevoke())
+	}
+	for range 4 * revokeWorkers {
+		hold <- struct{}{}
+	}
+	waitFor(t, func() bool { return silent.revoked.Load() == 4*revokeWorkers })
+	waitFor(t, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return len(v.lanes) == 0
+	})
 }

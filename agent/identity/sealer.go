@@ -116,7 +116,7 @@ func (v *Vault) Keep(key []byte, disk Sealed, providers *Providers, live func(se
 			}
 		case !live(id):
 			// They were not revoked; the disk keeps them until they are.
-			v.queue = append(v.queue, grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}})
+			v.enqueueLocked(grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}})
 		default:
 			v.held[id] = grant{session: id, provider: p, tokens: Tokens{g.Refresh, g.Access, g.IDToken}, asked: g.Asked}
 		}

@@ -104,8 +104,8 @@ func TestTokensInABackup(t *testing.T) {
 		if _, err := v.Keep(tc.key, disk, r.Providers, all); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if len(v.held) != tc.want || lost != 1-tc.want || len(v.queue) != 0 || len(disk.disk) != tc.want {
-			t.Errorf("%s: %d came out, %d lost, %d to be revoked, %d left", name, len(v.held), lost, len(v.queue), len(disk.disk))
+		if len(v.held) != tc.want || lost != 1-tc.want || v.toRevoke() != 0 || len(disk.disk) != tc.want {
+			t.Errorf("%s: %d came out, %d lost, %d to be revoked, %d left", name, len(v.held), lost, v.toRevoke(), len(disk.disk))
 		}
 	}
 	v := NewVault(slog.New(slog.DiscardHandler), nil)
@@ -121,8 +121,8 @@ func TestTokensOfASessionThatEndedMeanwhile(t *testing.T) {
 	none := func(session.ID) bool { return false }
 	again := func() *Vault {
 		v := NewVault(r.Log, nil)
-		if _, err := v.Keep(make([]byte, SealKeyLen), d, r.Providers, none); err != nil || len(v.held) != 0 || len(v.queue) != 1 {
-			t.Fatalf("%d held, %d to be revoked, %v", len(v.held), len(v.queue), err)
+		if _, err := v.Keep(make([]byte, SealKeyLen), d, r.Providers, none); err != nil || len(v.held) != 0 || v.toRevoke() != 1 {
+			t.Fatalf("%d held, %d to be revoked, %v", len(v.held), v.toRevoke(), err)
 		}
 		return v
 	}

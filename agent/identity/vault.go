@@ -9,14 +9,12 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/curfew-proxy/curfew/agent/session"
 )
 
 // How hard the vault tries to revoke tokens before it wipes them unrevoked.
 const (
-	revokeWorkers  = 4
+	revokeWorkers  = 4 // of each provider
 	revokeAttempts = 5
 	revokeBackoff  = 2 * time.Second // grows fourfold: tries span about three minutes
 )
@@ -34,9 +32,15 @@ type Vault struct {
 
 	mu    sync.Mutex // guards the fields below
 	held  map[session.ID]grant
-	queue []grant // to be revoked, in no order
+	lanes map[*Provider]*lane
 	// closed is set when Run has ended: what is held still is being asked about.
 	closed bool
+}
+
+// lane is what is to be revoked at one provider: one that is silent holds up nobody else's. A lane that is empty is removed.
+type lane struct {
+	queue []grant // in no order
+	busy  int     // workers
 }
 
 // grant is what one sign-in was given.
@@ -59,7 +63,7 @@ type grant struct {
 // NewVault returns an empty vault that keeps tokens in memory only. count, which may be nil, is told of each
 // revocation.
 func NewVault(log *slog.Logger, count func(event string)) *Vault {
-	return &Vault{log: log, count: orIgnore(count), wake: make(chan struct{}, 1), held: map[session.ID]grant{}}
+	return &Vault{log: log, count: orIgnore(count), wake: make(chan struct{}, 1), held: map[session.ID]grant{}, lanes: map[*Provider]*lane{}}
 }
 
 // Put keeps the tokens of a session until its end.
@@ -162,8 +166,22 @@ func (v *Vault) discard(p *Provider, tokens Tokens) {
 
 func (v *Vault) enqueue(g grant) {
 	v.mu.Lock()
-	v.queue = append(v.queue, g)
+	v.enqueueLocked(g)
 	v.mu.Unlock()
+	v.look()
+}
+
+func (v *Vault) enqueueLocked(g grant) {
+	l := v.lanes[g.provider]
+	if l == nil {
+		l = &lane{}
+		v.lanes[g.provider] = l
+	}
+	l.queue = append(l.queue, g)
+}
+
+// look makes Run look at the queues.
+func (v *Vault) look() {
 	select {
 	case v.wake <- struct{}{}:
 	default:
@@ -174,13 +192,12 @@ func (v *Vault) enqueue(g grant) {
 // returns nil.
 func (v *Vault) Run(ctx context.Context) error {
 	defer v.wipe()
-	var workers errgroup.Group
-	defer func() { _ = workers.Wait() }() // workers return no error
-	workers.SetLimit(revokeWorkers)
+	var workers sync.WaitGroup
+	defer workers.Wait()
 	for ctx.Err() == nil {
 		g, wait, ok := v.next(time.Now())
 		if ok {
-			workers.Go(func() error { v.work(ctx, g); return nil })
+			workers.Go(func() { v.work(ctx, g); v.done(g.provider) })
 			continue
 		}
 		timer := time.NewTimer(wait)
@@ -194,23 +211,53 @@ func (v *Vault) Run(ctx context.Context) error {
 	return nil
 }
 
-// next takes a grant that is due off the queue, or says how long to wait for one.
+// next takes a grant that is due off its queue, for a worker that its provider has left, or says how long to wait for one.
+// done must be called when that is over.
 func (v *Vault) next(now time.Time) (grant, time.Duration, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	wait := time.Hour
-	for i, g := range v.queue {
+	for _, l := range v.lanes {
+		if l.busy >= revokeWorkers {
+			continue // done looks again
+		}
+		g, left, ok := l.take(now)
+		if ok {
+			l.busy++
+			return g, 0, true
+		}
+		wait = min(wait, left)
+	}
+	return grant{}, wait, false
+}
+
+// take takes a grant that is due off the queue, or says how long to wait for one.
+func (l *lane) take(now time.Time) (grant, time.Duration, bool) {
+	wait := time.Hour
+	for i, g := range l.queue {
 		if left := g.due.Sub(now); left > 0 {
 			wait = min(wait, left)
 			continue
 		}
-		last := len(v.queue) - 1
-		v.queue[i] = v.queue[last]
-		v.queue[last] = grant{}
-		v.queue = v.queue[:last]
+		last := len(l.queue) - 1
+		l.queue[i] = l.queue[last]
+		l.queue[last] = grant{}
+		l.queue = l.queue[:last]
 		return g, 0, true
 	}
 	return grant{}, wait, false
+}
+
+// done gives a provider's worker free.
+func (v *Vault) done(p *Provider) {
+	v.mu.Lock()
+	if l := v.lanes[p]; l != nil { // else all was wiped meanwhile
+		if l.busy--; l.busy == 0 && len(l.queue) == 0 {
+			delete(v.lanes, p)
+		}
+	}
+	v.mu.Unlock()
+	v.look()
 }
 
 func (v *Vault) work(ctx context.Context, g grant) {
@@ -259,10 +306,12 @@ func (v *Vault) wipe() {
 			delete(v.held, id)
 		}
 	}
-	for i := range v.queue {
-		v.queue[i].tokens.Wipe()
+	for _, l := range v.lanes {
+		for i := range l.queue {
+			l.queue[i].tokens.Wipe()
+		}
 	}
-	v.queue = nil
+	clear(v.lanes)
 }
 
 // forget wipes the tokens of a session from memory, and leaves them on the disk.
