@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/curfew-proxy/curfew/agent/jose"
@@ -17,6 +18,9 @@ const (
 	pathBackChannel  = "/backchannel-logout/"
 	pathFrontChannel = "/frontchannel-logout/"
 )
+
+// retryLogout is when a provider may try again where its keys could not be had, in seconds.
+const retryLogout = "10"
 
 // Ender ends sessions that a provider has ended.
 type Ender interface {
@@ -44,15 +48,20 @@ func (l *providerLogouts) backChannel(w http.ResponseWriter, r *http.Request) {
 	}
 	token, err := logoutTokenOf(w, r)
 	if err == nil {
-		err = l.take(r.Context(), p, token)
+		err = l.take(r.Context(), p, token, sourceOf(r).Addr())
 	}
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusOK)
-	case l.refuse(r, p, err):
-		writeLogoutError(w, "logout token: "+err.Error())
-	default:
+	case !l.refuse(r, p, err):
 		http.Error(w, "too many logout tokens of yours were refused", http.StatusTooManyRequests)
+	case errors.Is(err, jose.ErrNoKeys), errors.Is(err, ErrNotReady):
+		// Neither invalid nor failed, of which section 2.8 speaks: section 2.5 lets the provider try again where the
+		// service was interrupted.
+		w.Header().Set("Retry-After", retryLogout)
+		http.Error(w, "logout token: it cannot be checked now", http.StatusServiceUnavailable)
+	default:
+		writeLogoutError(w, "logout token: "+err.Error())
 	}
 }
 
@@ -86,9 +95,12 @@ func blameless(err error) bool {
 var errNotEnded = errors.New("sessions could not all be ended: try again")
 
 // take ends what a logout token says.
-func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string) error {
+func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string, from netip.Addr) error {
 	p.await(discoverPatience) // who is told no does not come again
-	t, err := p.verifyLogout(ctx, raw)
+	t, err := p.verifyLogout(ctx, raw, false)
+	if errors.Is(err, jose.ErrKeysLater) && l.limit.Admit(from, time.Now()) {
+		t, err = l.await(ctx, p, raw, from)
+	}
 	if err != nil {
 		return err
 	}
@@ -102,6 +114,18 @@ func (l *providerLogouts) take(ctx context.Context, p *Provider, raw string) err
 	}
 	l.logins.cfg.Count(EventProviderLogout)
 	return nil
+}
+
+// await checks a logout token when keys may be fetched again: somebody has sent many with keys that do not exist, just when the
+// provider has a new one. It goes on when the provider has no patience and hangs up. While it waits, a token counts as one that
+// was refused, so that one source does not take all the room that there is.
+func (l *providerLogouts) await(ctx context.Context, p *Provider, raw string, from netip.Addr) (logoutToken, error) {
+	l.limit.Failed(from, time.Now())
+	t, err := p.verifyLogout(context.WithoutCancel(ctx), raw, true)
+	if err == nil {
+		l.limit.Forgive(from, time.Now())
+	}
+	return t, err
 }
 
 // end ends the sessions of whom a provider has signed out, and their sign-ins that are under way. Where it names its session

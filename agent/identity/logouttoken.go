@@ -31,14 +31,14 @@ type logoutToken struct {
 var errReplayed = errors.New("has been used before")
 
 // verifyLogout checks a logout token by OpenID Connect Back-Channel Logout 1.0, section 2.6. The error wraps
-// jose.ErrNoKeys where the provider's keys cannot be had.
-func (p *Provider) verifyLogout(ctx context.Context, raw string) (logoutToken, error) {
+// jose.ErrNoKeys where the provider's keys cannot be had; patient waits for those that were fetched too often.
+func (p *Provider) verifyLogout(ctx context.Context, raw string, patient bool) (logoutToken, error) {
 	m, err := p.ready()
 	if err != nil {
 		return logoutToken{}, err
 	}
 	v := jose.Verifier{Keys: m.keys, Issuer: m.cfg.Issuer, Audience: m.cfg.ClientID, TrustedAudiences: m.cfg.TrustedAudiences,
-		Algorithms: m.cfg.Algorithms, Types: []string{jose.TypeLogout, jose.TypeJWT, jose.Untyped}}
+		Algorithms: m.cfg.Algorithms, Types: []string{jose.TypeLogout, jose.TypeJWT, jose.Untyped}, Patient: patient}
 	c, err := v.Verify(ctx, raw)
 	if err != nil {
 		return logoutToken{}, err

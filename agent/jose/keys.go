@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gojose "github.com/go-jose/go-jose/v4"
@@ -23,6 +24,7 @@ const (
 	keyFetchInterval = 10 * time.Second // once the burst is spent
 	keyFetchBurst    = 5
 	maxKeys          = 100
+	maxPatient       = 1024 // tokens of one issuer that wait for a fetch
 )
 
 var (
@@ -32,7 +34,9 @@ var (
 	// ErrSignature is returned where no key of the issuer has made the signature.
 	ErrSignature = errors.New("the signature is not by a key of the issuer")
 
-	errKeyLimit = errors.New("were fetched a moment ago and are not fetched again yet")
+	// ErrKeysLater is returned, with ErrNoKeys, where keys have been fetched too often: not at once, but in a while they
+	// could be.
+	ErrKeysLater = errors.New("were fetched a moment ago and are not fetched again yet")
 )
 
 // KeySet is an issuer's set of signing keys. It is safe for concurrent use.
@@ -47,6 +51,7 @@ type KeySet struct {
 	now     func() time.Time
 	limiter *rate.Limiter
 	flight  singleflight.Group
+	patient atomic.Int64 // those who wait for the limiter
 
 	mu   sync.Mutex // guards the fields below
 	keys []gojose.JSONWebKey
@@ -90,6 +95,17 @@ func (s *KeySet) URL() string { return s.url }
 // VerifySignature returns the payload of a token that a key of the set has signed. It implements oidc.KeySet.
 // The error is ErrNoKeys, ErrSignature, or what is wrong with the token's form.
 func (s *KeySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	return s.verify(ctx, token, s.fetch)
+}
+
+// VerifyPatiently does the same, but where keys have been fetched too often it waits until they may be fetched again: for a
+// token that does not come twice. All who wait do so for one fetch, whose turn nobody can take. The error is ErrNoKeys and
+// ErrKeysLater if too many wait.
+func (s *KeySet) VerifyPatiently(ctx context.Context, token string) ([]byte, error) {
+	return s.verify(ctx, token, s.fetchInTurn)
+}
+
+func (s *KeySet) verify(ctx context.Context, token string, fetch func(context.Context) ([]gojose.JSONWebKey, error)) ([]byte, error) {
 	jws, err := gojose.ParseSignedCompact(token, signatureAlgorithms)
 	if err != nil {
 		return nil, fmt.Errorf("malformed token: %w", err)
@@ -100,7 +116,7 @@ func (s *KeySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	if s.locate == nil {
 		return nil, ErrSignature
 	}
-	keys, err := s.fetch(ctx)
+	keys, err := fetch(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoKeys, err)
 	}
@@ -136,14 +152,35 @@ func (s *KeySet) known() []gojose.JSONWebKey {
 
 // fetch gets the keys anew; many who ask at once wait for one answer.
 func (s *KeySet) fetch(ctx context.Context) ([]gojose.JSONWebKey, error) {
-	answer := s.flight.DoChan("", func() (any, error) {
+	return s.share(ctx, "now", func() (any, error) {
 		if !s.limiter.Allow() {
-			return nil, errKeyLimit
+			return nil, ErrKeysLater
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*Timeout) // for all who wait
 		defer cancel()
 		return s.load(ctx)
 	})
+}
+
+// fetchInTurn does the same when the limiter has room.
+func (s *KeySet) fetchInTurn(ctx context.Context) ([]gojose.JSONWebKey, error) {
+	defer s.patient.Add(-1)
+	if s.patient.Add(1) > maxPatient {
+		return nil, ErrKeysLater
+	}
+	return s.share(ctx, "in turn", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyFetchInterval+2*Timeout) // for all who wait
+		defer cancel()
+		if err := s.limiter.Wait(ctx); err != nil {
+			return nil, ErrKeysLater
+		}
+		return s.load(ctx)
+	})
+}
+
+// share returns what get does, which is done once for all who ask at the same time in the same way.
+func (s *KeySet) share(ctx context.Context, way string, get func() (any, error)) ([]gojose.JSONWebKey, error) {
+	answer := s.flight.DoChan(way, get)
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()

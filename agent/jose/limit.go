@@ -49,6 +49,16 @@ func (l *FailureLimit) Failed(source netip.Addr, now time.Time) {
 	l.debts[p] = debt{failures: l.debts[p].left(now) + 1, at: now}
 }
 
+// Forgive takes back that one was refused.
+func (l *FailureLimit) Forgive(source netip.Addr, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := SourceOf(source)
+	if d, known := l.debts[p]; known {
+		l.debts[p] = debt{failures: max(0, d.left(now)-1), at: now}
+	}
+}
+
 // forgetLocked makes room: of a few sources, in Go's random order, it drops those that owe nothing any more, or
 // any one if there are none.
 func (l *FailureLimit) forgetLocked(now time.Time) {

@@ -30,6 +30,7 @@ type Verifier struct {
 	TrustedAudiences []string
 	Types            []string // see CheckType
 	Algorithms       []string // see Algorithms
+	Patient          bool     // wait for keys; see KeySet.VerifyPatiently
 }
 
 // Verify returns the claims of a token by its issuer and for us: size, type, algorithm, signature, strict
@@ -56,7 +57,11 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	if !slices.Contains(v.Algorithms, alg) {
 		return nil, fmt.Errorf("is signed by algorithm %q, want %s", Printable(alg), strings.Join(v.Algorithms, ", "))
 	}
-	payload, err := v.Keys.VerifySignature(ctx, token)
+	verify := v.Keys.VerifySignature
+	if v.Patient {
+		verify = v.Keys.VerifyPatiently
+	}
+	payload, err := verify(ctx, token)
 	if err != nil {
 		return nil, err
 	}
