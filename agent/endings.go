@@ -20,8 +20,9 @@ import (
 type endings struct {
 	table   *session.Table
 	clock   session.Clock
-	cluster *clusterNode  // nil: this node is in none
-	keep    time.Duration // no session that is being created now is in use later than that
+	cluster *clusterNode // nil: this node is in none
+	// keep is for how long no session is in use that is being created now, or was before.
+	keep func() time.Duration
 	// ask asks the providers about sessions whose tokens this node holds, which held tells; reauthorise asks policy.
 	ask         func(ctx context.Context, which func(session.ID) bool) int
 	held        func(session.ID) bool
@@ -37,7 +38,7 @@ func (e *endings) End(_ context.Context, who session.Match, end session.End) (in
 	if err := who.Check(); err != nil {
 		return 0, err
 	}
-	ended, err := e.raiseAll(e.watermarks(who), session.Watermark{Keep: max(e.keep, endingsKeep), End: end})
+	ended, err := e.raiseAll(e.watermarks(who), session.Watermark{Keep: max(e.keep(), endingsKeep), End: end})
 	errs := []error{err}
 	if s, err := e.table.ByID(who.ID); err == nil && who.Matches(&s) {
 		_, err := e.table.End(who.ID, end) // other nodes are told

@@ -38,7 +38,7 @@ func newEndings(t *testing.T) (*endings, map[string]session.Session) {
 		}
 		made[[]string{"alice1", "alice2", "other", "bob", "unnamed", "named"}[i]] = s
 	}
-	return &endings{table: table, clock: clock}, made
+	return &endings{table: table, clock: clock, keep: func() time.Duration { return 0 }}, made
 }
 
 func TestEndings(t *testing.T) {

@@ -86,7 +86,10 @@ func (p *proxyProcess) closeIdle() {
 }
 
 func (p *proxyProcess) endings() *endings {
-	return &endings{table: p.table, clock: p.clock, cluster: p.cluster, keep: 2 * p.bundle.Load().Config.Sessions.AbsoluteTimeout,
+	return &endings{table: p.table, clock: p.clock, cluster: p.cluster,
+		keep: func() time.Duration { // a reload may have shortened or lengthened it
+			return 2 * max(p.begun.Config.Sessions.AbsoluteTimeout, p.bundle.Load().Config.Sessions.AbsoluteTimeout)
+		},
 		ask: p.revalidator.Ask, held: p.vault.Holds, reauthorise: p.reauthoriseSessions}
 }
 
