@@ -186,8 +186,8 @@ func lastActivity(conns []*Connection, now Instant) Instant {
 
 // lookLocked decides what is due for an entry, and returns what remains to be done without the lock.
 func (t *Table) lookLocked(e *entry, now, last Instant) func() {
-	if t.byID[e.id] != e {
-		return func() {} // forgotten meanwhile
+	if t.byID[e.id] != e || e.check > now {
+		return func() {} // forgotten meanwhile, or put off
 	}
 	if e.ended != nil {
 		return t.lookAtEndedLocked(e, now)
