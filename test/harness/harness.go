@@ -20,7 +20,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,30 +33,6 @@ import (
 
 // Patience is how long things may take that are a matter of milliseconds on an idle machine.
 const Patience = 60 * time.Second
-
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "curfew-build-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "curfew")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/curfew-proxy/curfew/cmd/curfew")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return path, os.Chmod(dir, 0o755)
-})
-
-// Binary is the built program, shared by the tests of a process.
-func Binary(t testing.TB) string {
-	t.Helper()
-	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // Config is the agent's configuration, but for what the harness fills in.
 type Config struct {

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zero
+
+import (
+	"testing"
+
+	"github.com/curfew-proxy/curfew/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
