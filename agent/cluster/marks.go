@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 )
@@ -112,7 +111,8 @@ func (e *Engine) exchangeMarks(ctx context.Context, p *peer, ours *markList, the
 			give = append(give, ours.items[i])
 		}
 	}
-	left := e.pullMarks(ctx, p, want)
+	left := e.pullAll(ctx, p, len(want), kindPullMarksReply,
+		func(from, to int) []byte { return encodeHashes(kindPullMarks, want[from:to]) }, func(int) {})
 	if left != nil && !errors.Is(left, errLeft) {
 		return left
 	}
@@ -120,31 +120,6 @@ func (e *Engine) exchangeMarks(ctx context.Context, p *peer, ours *markList, the
 		left = cmp.Or(left, errLeft)
 	}
 	return cmp.Or(e.push(ctx, p, give), left)
-}
-
-// pullMarks goes on after errLeft, and returns it in the end.
-func (e *Engine) pullMarks(ctx context.Context, p *peer, want []uint64) (left error) {
-	for len(want) > 0 {
-		n := min(len(want), pullIDs)
-		body, err := e.request(ctx, p, encodeHashes(kindPullMarks, want[:n]), kindPullMarksReply)
-		if err != nil {
-			return err
-		}
-		c, err := decodeCarrier(body)
-		if err != nil {
-			return err
-		}
-		if c.covered <= 0 || c.covered > n {
-			return fmt.Errorf("%d watermarks of %d: %w", c.covered, n, errMalformed)
-		}
-		if _, err := e.adopt(ctx, p, c.state); errors.Is(err, errLeft) {
-			left = cmp.Or(left, err)
-		} else if err != nil {
-			return err
-		}
-		want = want[c.covered:]
-	}
-	return left
 }
 
 // servePullMarks answers for as many of the watermarks as fit.

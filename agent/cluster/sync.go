@@ -232,14 +232,22 @@ func (e *Engine) summaries(ctx context.Context, p *peer, leaves []uint16) (summa
 	return r, err
 }
 
-// pullIDs is how many records are asked for at a time.
-const pullIDs = 4096
+// pullAtOnce is how many records, or watermarks, are asked for at a time.
+const pullAtOnce = 4096
 
-// pull goes on after errLeft, and returns it in the end.
+// pull asks for records. It goes on after errLeft, and returns it in the end.
 func (e *Engine) pull(ctx context.Context, p *peer, want []session.ID) (left error) {
-	for len(want) > 0 {
-		n := min(len(want), pullIDs)
-		body, err := e.request(ctx, p, encodeIDs(kindPull, want[:n]), kindPullReply)
+	return e.pullAll(ctx, p, len(want), kindPullReply,
+		func(from, to int) []byte { return encodeIDs(kindPull, want[from:to]) },
+		func(n int) { e.cfg.Count(CountPulled, n) })
+}
+
+// pullAll asks for so many things, whose names ask encodes, and takes over what the replies carry; got is told how many
+// of them each answers. It goes on after errLeft, and returns it in the end.
+func (e *Engine) pullAll(ctx context.Context, p *peer, want int, reply messageKind, ask func(from, to int) []byte, got func(n int)) (left error) {
+	for from := 0; from < want; {
+		n := min(want-from, pullAtOnce)
+		body, err := e.request(ctx, p, ask(from, from+n), reply)
 		if err != nil {
 			return err
 		}
@@ -248,22 +256,22 @@ func (e *Engine) pull(ctx context.Context, p *peer, want []session.ID) (left err
 			return err
 		}
 		if c.covered <= 0 || c.covered > n {
-			return fmt.Errorf("records of %d sessions: %w", c.covered, errMalformed)
+			return fmt.Errorf("%d of %d that were asked for: %w", c.covered, n, errMalformed)
 		}
 		if _, err := e.adopt(ctx, p, c.state); errors.Is(err, errLeft) {
 			left = cmp.Or(left, err)
 		} else if err != nil {
 			return err
 		}
-		e.cfg.Count(CountPulled, c.covered)
-		want = want[c.covered:]
+		got(c.covered)
+		from += c.covered
 	}
 	return left
 }
 
 func (e *Engine) pushRecords(ctx context.Context, p *peer, give []session.ID) error {
 	for len(give) > 0 {
-		n := min(len(give), pullIDs)
+		n := min(len(give), pullAtOnce)
 		items := e.recordItems(give[:n])
 		if err := e.push(ctx, p, items); err != nil {
 			return err
