@@ -138,6 +138,7 @@ func TestTakingManyFromOne(t *testing.T) {
 		s := newSim(t, 2, nil)
 		s.ready(t)
 		n0, n1 := s.nodes["n0"], s.nodes["n1"]
+		eventually(t, time.Second, "the other's clock", func() bool { _, _, ok := n0.engine.cfg.Timebase.Offset(n1.engine.self); return ok })
 		n0.engine.taking.Store(n0.engine.peer("n2"))
 		n0.store.takes(0)
 		n1.store.takes(0)
