@@ -51,6 +51,7 @@ func TestFewOfManyWatermarks(t *testing.T) {
 		raise(a, 0, many) // more hashes than a message has
 		eventually(t, time.Minute, "all are known", same(many))
 		all := bytes.Load()
+		time.Sleep(10 * time.Second) // what was under way
 		raise(a, many, 10)
 		raise(b, many+10, 10)
 		bytes.Store(0)
