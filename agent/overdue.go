@@ -66,6 +66,9 @@ func overduePause(limits map[string]time.Duration) time.Duration {
 
 // overdueOf returns the live sessions of which the provider's last word is older than it may be, and some.
 func overdueOf(table *session.Table, base session.Timebase, now session.Instant, limits map[string]time.Duration) (list []session.Session) {
+	if len(limits) == 0 {
+		return nil // without a look at all sessions
+	}
 	late := func(s session.Session, _ []*session.Connection) bool {
 		after := limits[s.Identity.Issuer]
 		if after == 0 || s.Validated == 0 {

@@ -37,6 +37,9 @@ type looks struct {
 	next *look      // that has not begun; nil: none
 }
 
+// leavesAtOnce is how many leaves are looked at while deadlines wait.
+const leavesAtOnce = 1 << 8
+
 // look is one look at all sessions, for some watermarks.
 type look struct {
 	marks []*Watermark
@@ -50,10 +53,9 @@ func (l *look) look(t *Table) {
 	for i, w := range l.marks {
 		about[w.name()] = append(about[w.name()], i)
 	}
-	const atOnce = 1 << 8 // leaves: deadlines of a large table must not wait for all
-	for i := 0; i < len(t.leaves); i += atOnce {
+	for i := 0; i < len(t.leaves); i += leavesAtOnce {
 		t.mu.Lock()
-		for _, e := range t.leaves[i : i+atOnce] {
+		for _, e := range t.leaves[i : i+leavesAtOnce] {
 			for ; e != nil; e = e.next {
 				if e.ended == nil && e.identity != nil {
 					l.lookAtLocked(t, e, about)

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -116,9 +115,13 @@ func (t *Table) Select(sel Selector, ended bool) []Entry {
 		return nil
 	}
 	sel.ID = strings.ToLower(sel.ID)
-	list := t.copyMatching(sel, ended)
-	if sel.Where != nil { // outside the lock: it may be slow
-		list = slices.DeleteFunc(list, func(e Entry) bool { return !sel.Where(e.Session, e.Conns) })
+	var list, some []Entry
+	for next := 0; next < len(t.leaves); {
+		some, next = t.copyMatching(some[:0], sel, ended, next)
+		if sel.Where != nil { // outside the lock: it may be slow
+			some = slices.DeleteFunc(some, func(e Entry) bool { return !sel.Where(e.Session, e.Conns) })
+		}
+		list = append(list, some...)
 	}
 	slices.SortFunc(list, func(a, b Entry) int {
 		return cmp.Or(a.Session.Created.Compare(b.Session.Created), bytes.Compare(a.Session.ID[:], b.Session.ID[:]))
@@ -126,19 +129,28 @@ func (t *Table) Select(sel Selector, ended bool) []Entry {
 	return list
 }
 
-func (t *Table) copyMatching(sel Selector, ended bool) (list []Entry) {
+// copyMatching appends what matches in some leaves, the first of which is given, and returns the next: neither must deadlines
+// of a large table wait for all, nor do copies of all have a place in memory.
+func (t *Table) copyMatching(list []Entry, sel Selector, ended bool, leaf int) ([]Entry, int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	candidates := maps.Values(t.byID)
-	if sel.ID != "" {
-		candidates = t.withPrefixLocked(sel.ID)
-	}
-	for e := range candidates {
+	note := func(e *entry) {
 		if (e.ended == nil || ended) && sel.matches(e) {
 			list = append(list, Entry{t.sessionLocked(e), e.connections()})
 		}
 	}
-	return list
+	if sel.ID != "" {
+		for e := range t.withPrefixLocked(sel.ID) {
+			note(e)
+		}
+		return list, len(t.leaves)
+	}
+	for _, e := range t.leaves[leaf : leaf+leavesAtOnce] {
+		for ; e != nil; e = e.next {
+			note(e)
+		}
+	}
+	return list, leaf + leavesAtOnce
 }
 
 // Connections returns how many connections there are on this host: those of sessions that live, and those of
