@@ -35,8 +35,8 @@ func (e *Engine) adopt(ctx context.Context, p *peer, fields []byte) (applied int
 	}
 	e.introduce(p, s.sender.Boot, s.epoch)
 	e.learn(&s, p)
-	for i := range arrivals {
-		arrivals[i].clockless = e.nobodyKnows(&s, arrivals[i].it.origin)
+	for i, a := range arrivals {
+		arrivals[i].clockless = a.it.kind == itemWatermark && e.nobodyKnows(&s, a.it.origin)
 	}
 	applied, left, err := e.applyAll(ctx, arrivals)
 	if err == nil {

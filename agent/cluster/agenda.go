@@ -16,7 +16,7 @@ type agenda struct {
 	wake chan struct{}
 
 	mu    sync.Mutex
-	heap  dates
+	heap  byPlace[*date]
 	dates map[*peer]*date
 }
 
@@ -87,26 +87,5 @@ func (a *agenda) run(ctx context.Context, clock session.Clock, do func(p *peer, 
 	}
 }
 
-// dates is a heap, the earliest first.
-type dates []*date
-
-func (h dates) Len() int           { return len(h) }
-func (h dates) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h dates) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *dates) Push(x any) {
-	d := x.(*date)
-	d.index = len(*h)
-	*h = append(*h, d)
-}
-
-func (h *dates) Pop() any {
-	old := *h
-	d := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return d
-}
+func (d *date) before(other *date) bool { return d.at < other.at }
+func (d *date) place() *int             { return &d.index }

@@ -40,7 +40,7 @@ type arrival struct {
 	epoch  uint64 // the numbers are of
 	at     session.Instant
 	relay  bool // news of an end is to be gossiped on
-	// clockless is set if whom it came from does not know the clock of its origin.
+	// clockless is set of a WATERMARK if whom it came from does not know the clock of its origin.
 	clockless bool
 	finished  func(applied bool) // or nil
 }

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"container/heap"
 	"sync"
 	"time"
@@ -55,7 +56,7 @@ const (
 )
 
 type class struct {
-	fresh, sent dueHeap
+	fresh, sent byPlace[*outgoing]
 }
 
 func classOf(k itemKind) int {
@@ -149,7 +150,7 @@ func (o *outbox) put(key outboxKey, it item, due session.Instant, task *killTask
 
 // dropLocked drops what waits in a class, but what somebody counts on.
 func (o *outbox) dropLocked(c int) {
-	for _, g := range append(dueHeap(nil), o.classes[c].fresh...) {
+	for _, g := range append(byPlace[*outgoing](nil), o.classes[c].fresh...) {
 		if g.task == nil {
 			o.removeLocked(g)
 		}
@@ -315,29 +316,9 @@ func (p *packer) finish() [][]byte {
 	return p.packets
 }
 
-// dueHeap is a heap of items by when they are due, then by age.
-type dueHeap []*outgoing
+// before orders items by when they are due, then by age.
+func (g *outgoing) before(other *outgoing) bool {
+	return cmp.Or(cmp.Compare(g.due, other.due), cmp.Compare(g.it.number, other.it.number)) < 0
+}
 
-func (h dueHeap) Len() int { return len(h) }
-func (h dueHeap) Less(i, j int) bool {
-	if h[i].due != h[j].due {
-		return h[i].due < h[j].due
-	}
-	return h[i].it.number < h[j].it.number
-}
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *dueHeap) Push(x any) {
-	g := x.(*outgoing)
-	g.index = len(*h)
-	*h = append(*h, g)
-}
-func (h *dueHeap) Pop() any {
-	old := *h
-	g := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return g
-}
+func (g *outgoing) place() *int { return &g.index }
