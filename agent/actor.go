@@ -31,9 +31,6 @@ type actor struct {
 	cluster    *clusterNode  // nil: this node is in none
 }
 
-// methodControl is the Method of sessions made on the control socket, and their identity's issuer.
-const methodControl = "control"
-
 // CreateSession implements control.Actor.
 func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, by string) (api.CreateSessionResult, error) {
 	if err := errors.Join(a.heed(), a.cluster.ready()); err != nil {
@@ -46,8 +43,8 @@ func (a *actor) CreateSession(_ context.Context, req api.CreateSessionRequest, b
 		return api.CreateSessionResult{}, err
 	}
 	s, err := a.table.Create(session.Session{
-		Key: req.Key, Method: methodControl, IdleTimeout: req.Idle.Duration(), BindAddrs: req.BindAddrs,
-		Identity: session.Identity{Issuer: methodControl, Subject: req.Subject, Name: req.Name, Groups: req.Groups, AuthTime: a.clock.Wall()},
+		Key: req.Key, Method: session.MethodControl, IdleTimeout: req.Idle.Duration(), BindAddrs: req.BindAddrs,
+		Identity: session.Identity{Issuer: session.MethodControl, Subject: req.Subject, Name: req.Name, Groups: req.Groups, AuthTime: a.clock.Wall()},
 	}, req.TTL.Duration())
 	if err != nil {
 		return api.CreateSessionResult{}, err

@@ -54,11 +54,11 @@ func TestProviderIsTakenOut(t *testing.T) {
 			}
 			made := map[string]session.ID{}
 			for i, s := range []session.Session{
-				{Method: identity.MethodBrowser, Identity: session.Identity{Issuer: corp.Issuer, Subject: "held"}},
-				{Method: identity.MethodDevice, Identity: session.Identity{Issuer: corp.Issuer, Subject: "from before"}},
+				{Method: session.MethodBrowser, Identity: session.Identity{Issuer: corp.Issuer, Subject: "held"}},
+				{Method: session.MethodDevice, Identity: session.Identity{Issuer: corp.Issuer, Subject: "from before"}},
 				{Method: "token", Identity: session.Identity{Issuer: corp.Issuer, Subject: "machine"}},
-				{Method: methodControl, Identity: session.Identity{Issuer: methodControl, Subject: "operator's"}},
-				{Method: identity.MethodBrowser, Identity: session.Identity{Issuer: other.Issuer, Subject: "of another"}},
+				{Method: session.MethodControl, Identity: session.Identity{Issuer: session.MethodControl, Subject: "operator's"}},
+				{Method: session.MethodBrowser, Identity: session.Identity{Issuer: other.Issuer, Subject: "of another"}},
 			} {
 				s.Key = session.Key{byte(i + 1)}
 				now, err := table.Create(s, time.Hour)

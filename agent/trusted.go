@@ -45,7 +45,7 @@ func (p *proxyProcess) distrusted(which func(*session.Session) bool) (list []ses
 		return slices.ContainsFunc(p.providers.All(), func(q *identity.Provider) bool { return q.Issuer() == issuer })
 	}
 	where := func(s session.Session, _ []*session.Connection) bool {
-		return (s.Method == identity.MethodBrowser || s.Method == identity.MethodDevice) && which(&s) && !trusted(s.Identity.Issuer)
+		return (s.Method == session.MethodBrowser || s.Method == session.MethodDevice) && which(&s) && !trusted(s.Identity.Issuer)
 	}
 	for _, found := range p.table.Select(session.Selector{Where: where}, false) {
 		list = append(list, found.Session.ID)

@@ -16,7 +16,7 @@ func (l *Logins) Complete(ctx context.Context, key session.Key, code string) (se
 	if err != nil {
 		return session.Session{}, err
 	}
-	return l.create(ctx, lg, MethodBrowser)
+	return l.create(ctx, lg, session.MethodBrowser)
 }
 
 // create makes the session of a sign-in that is over.

@@ -111,7 +111,7 @@ func (l *Logins) PollDevice(ctx context.Context, key session.Key, handle string)
 	if !l.takeOut(lg) {
 		return session.Session{}, nil, errLoginGone
 	}
-	s, err := l.create(ctx, lg, MethodDevice)
+	s, err := l.create(ctx, lg, session.MethodDevice)
 	return s, nil, err
 }
 

@@ -94,7 +94,7 @@ func (lg *login) anew(s secrets, now time.Time) *login {
 // notFresh says to the user that a sign-in made no session. The browser is sent back at the next; nobody can be, with a code.
 func notFresh(method, why string, cause error) error {
 	e := &api.Error{Code: api.CodeForbidden, Message: "you have to be authenticated anew: " + why, Cause: cause, Hint: "run `curfew login` again, and sign in anew at the provider"}
-	if method == "device" {
+	if method == session.MethodDevice {
 		e.Hint = "run `curfew login` where there is a browser: with a code the provider cannot be asked for that"
 	}
 	return e

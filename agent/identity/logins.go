@@ -26,12 +26,6 @@ const (
 	sweepInterval      = 5 * time.Second
 )
 
-// How users sign in: see session.Session.
-const (
-	MethodBrowser = "browser"
-	MethodDevice  = "device"
-)
-
 // NewSession is what a sign-in asks the session table for.
 type NewSession struct {
 	Identity session.Identity

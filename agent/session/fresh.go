@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// MethodToken is the Method of sessions of machines, which are made of a token of their platform's.
-const MethodToken = "token"
-
 // FreshFrom is an instant as Watermark.Fresh has it: a fraction of a second is rounded up, for claims leave it out.
 func FreshFrom(t time.Time) int64 {
 	return t.Add(time.Second - 1).Unix()

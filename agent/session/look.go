@@ -68,9 +68,10 @@ func (l *look) look(t *Table) {
 
 func (l *look) lookAtLocked(t *Table, e *entry, about map[markName][]int) {
 	list, n := names(&e.identity.Identity, e.sid)
-	s := Session{Identity: e.identity.Identity, Method: e.made.Value().method, Origin: e.origin(), Born: e.born} // what counts of it
 	for _, name := range list[:n] {
 		for _, i := range about[name] {
+			// What counts of it; of most sessions there is nobody to whom.
+			s := Session{Identity: e.identity.Identity, Method: e.made.Value().method, Origin: e.origin(), Born: e.born}
 			if t.endsLocked(l.marks[i], &s) {
 				l.below[i] = append(l.below[i], e.id)
 			}

@@ -7,6 +7,14 @@ import (
 	"time"
 )
 
+// Values of Session.Method.
+const (
+	MethodBrowser = "browser"
+	MethodDevice  = "device"  // by a code that is entered elsewhere
+	MethodToken   = "token"   // a machine, by a token of its platform's
+	MethodControl = "control" // by an operator; also the issuer of such an identity
+)
+
 // Session is one sign-in of one identity, bound to one client key.
 //
 // Everything but Ended, Published and LastActive is immutable after creation; deadlines only ever get
@@ -16,7 +24,7 @@ type Session struct {
 	ID       ID       `json:"id"`
 	Identity Identity `json:"identity"`
 	Key      Key      `json:"key"`
-	// Method is how the user signed in: "browser", "device", MethodToken, "control".
+	// Method is how the user signed in: one of the constants.
 	Method  string    `json:"method"`
 	Created time.Time `json:"created"`
 	// Deadline is the absolute end as wall time, for people; Until is what counts.

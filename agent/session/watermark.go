@@ -153,7 +153,7 @@ func (t *Table) saveWatermark(w Watermark) error {
 	return nil
 }
 
-// Watermarks returns all that hold, in no order that means anything but always the same.
+// Watermarks returns all that hold, in no order.
 func (t *Table) Watermarks() []Watermark {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,10 +166,6 @@ func (t *Table) Watermarks() []Watermark {
 			list = append(list, w)
 		}
 	}
-	slices.SortFunc(list, func(a, b Watermark) int {
-		return cmp.Or(strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Subject, b.Subject), strings.Compare(a.SID, b.SID),
-			strings.Compare(a.Origin.Node, b.Origin.Node), cmp.Compare(a.Origin.Boot, b.Origin.Boot), cmp.Compare(a.Fresh, b.Fresh))
-	})
 	return list
 }
 
