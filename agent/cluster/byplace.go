@@ -2,11 +2,14 @@
 
 package cluster
 
-// byPlace is a heap (container/heap), the first first, of what knows its place in it.
-type byPlace[T interface {
+// placed is what has an order and knows its place in a heap.
+type placed[T any] interface {
 	before(T) bool
 	place() *int
-}] []T
+}
+
+// byPlace is a heap (container/heap), the first first.
+type byPlace[T placed[T]] []T
 
 func (h byPlace[T]) Len() int           { return len(h) }
 func (h byPlace[T]) Less(i, j int) bool { return h[i].before(h[j]) }
