@@ -21,15 +21,6 @@ import (
 	"github.com/curfew-proxy/curfew/test/jwt"
 )
 
-// handlerTransport answers in memory: what waits for a socket would hold up the clock of a synctest bubble.
-type handlerTransport struct{ http.Handler }
-
-func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w.Result(), nil
-}
-
 // unknown is what becomes of a token of a key that does not exist.
 func unknown(t *testing.T, keys *jose.KeySet, key *jwt.Key) error {
 	_, err := keys.VerifySignature(t.Context(), key.Sign(t, map[string]any{"alg": "RS256", "kid": "unknown"}, "{}"))
@@ -50,7 +41,7 @@ func TestLogoutJustAfterTheKeysHaveChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 		var silent atomic.Bool
-		p.settings.Load().client.Transport = handlerTransport{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.settings.Load().client.Transport = jwt.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if silent.Load() {
 				w.WriteHeader(http.StatusBadGateway)
 				return

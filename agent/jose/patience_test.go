@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,15 +15,6 @@ import (
 
 	"github.com/curfew-proxy/curfew/test/jwt"
 )
-
-// handlerTransport answers in memory: what waits for a socket would hold up the clock of a synctest bubble.
-type handlerTransport struct{ http.Handler }
-
-func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w.Result(), nil
-}
 
 // TestTokensThatWaitForKeys: whoever sends tokens with unknown keys uses up the fetches just when the issuer has a new key. A
 // token that waits is checked with it at the next fetch, which nobody can take away; all who wait share it, and they are bounded.
@@ -35,7 +25,7 @@ func TestTokensThatWaitForKeys(t *testing.T) {
 		var fetches atomic.Int64
 		key.Store(old)
 		serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fetches.Add(1); jwt.Serve(key.Load())(w, r) })
-		keys := NewKeySet("http://issuer.example/keys", &http.Client{Transport: handlerTransport{serve}}, time.Now)
+		keys := NewKeySet("http://issuer.example/keys", &http.Client{Transport: jwt.Transport{Handler: serve}}, time.Now)
 		sign := func(k *jwt.Key, kid string) string {
 			return k.Sign(t, map[string]any{"alg": "RS256", "kid": kid}, `{"sub":"alice"}`)
 		}
